@@ -1,0 +1,84 @@
+#include "schedules/generators/generator.hpp"
+
+#include "schedules/generators/families.hpp"
+#include "schedules/ir/error.hpp"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include <fmt/format.h>
+
+namespace plumb {
+namespace {
+
+constexpr std::array<const Generator*, 0> table{};
+
+// Levenshtein distance, for "did you mean".
+std::size_t distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t above = row[j];
+      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      diagonal = above;
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+std::span<const Generator* const> generators() { return table; }
+
+const Generator* find_generator(std::string_view name) {
+  for (const Generator* generator : table) {
+    if (generator->name == name || (!generator->alias.empty() && generator->alias == name)) return generator;
+  }
+  return nullptr;
+}
+
+const Generator& generator(std::string_view name) {
+  if (const Generator* found = find_generator(name)) return *found;
+  std::string names;
+  const Generator* nearest = nullptr;
+  std::size_t best = 4;  // further away is no typo
+  for (const Generator* generator : table) {
+    names += ' ';
+    names += generator->name;
+    if (const std::size_t d = distance(name, generator->name); d < best) best = d, nearest = generator;
+  }
+  throw BadInput(fmt::format("no schedule is called '{}'{}; the schedules are:{}", name,
+                             nearest ? fmt::format(" (did you mean {}?)", nearest->name) : "", names));
+}
+
+Shape legal_shape(const Generator& generator, Shape shape) {
+  const auto refuse = [&](const std::string& why) { throw BadInput(generator.name, why); };
+  if (shape.ranks == 0) refuse("needs at least 1 rank");
+  if (shape.microbatches == 0) refuse("needs at least 1 microbatch");
+  if (!generator.takes_chunks && shape.chunks && *shape.chunks != generator.default_chunks) {
+    refuse(fmt::format("has always {} chunk{} a rank, not {}", generator.default_chunks,
+                       generator.default_chunks == 1 ? "" : "s", *shape.chunks));
+  }
+  if (!generator.takes_group && shape.group) refuse("takes no --group");
+  if (!shape.chunks) shape.chunks = generator.default_chunks;
+  if (*shape.chunks == 0) refuse("needs at least 1 chunk a rank");
+  if (shape.group && *shape.group == 0) refuse("needs at least 1 microbatch a group");
+  const std::uint64_t ops = std::uint64_t{shape.ranks} * shape.microbatches;
+  // Three ops at most for every stage a rank holds, of one copy of the model.
+  if (ops > max_ops / 3 / *shape.chunks) {
+    refuse(fmt::format("{} ranks x {} microbatches x {} chunks is beyond the limit of {} ops", shape.ranks,
+                       shape.microbatches, *shape.chunks, max_ops));
+  }
+  if (const auto why = generator.refuse(shape)) refuse(*why);
+  return shape;
+}
+
+Schedule make_schedule(const Generator& generator, const Shape& shape) {
+  return generator.make(legal_shape(generator, shape));
+}
+
+}  // namespace plumb
