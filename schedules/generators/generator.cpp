@@ -12,7 +12,13 @@
 namespace plumb {
 namespace {
 
-constexpr std::array<const Generator*, 0> table{};
+// In the order in which people are shown them.
+// clang-format off
+constexpr std::array table{
+    &families::gpipe,
+    &families::one_f_one_b,
+};
+// clang-format on
 
 // Levenshtein distance, for "did you mean".
 std::size_t distance(std::string_view a, std::string_view b) {
