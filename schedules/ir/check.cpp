@@ -184,6 +184,7 @@ std::string deadlock_grid(const LoweredSchedule& lowered, const CheckResult& res
   }
   std::string out = fmt::format("{:>9}", "element");
   for (std::int64_t i = first; i <= last; ++i) out += fmt::format("  {:^{}}", i, width + 2);
+  while (out.back() == ' ') out.pop_back();
   out += '\n';
   for (const std::uint32_t r : shown) {
     out += fmt::format("{:>9}", fmt::format("rank {}", r));
