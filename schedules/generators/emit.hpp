@@ -28,6 +28,12 @@ constexpr Action backward_weight(std::uint32_t stage, std::uint32_t microbatch) 
   return Action(Op{Stage{stage}, Microbatch{microbatch}, OpKind::backward_weight});
 }
 
+constexpr Action overlapped(std::uint32_t forward_stage, std::uint32_t forward_microbatch,
+                            std::uint32_t backward_stage, std::uint32_t backward_microbatch) {
+  return Action(forward_op(forward_stage, forward_microbatch),
+                backward_op(backward_stage, backward_microbatch));
+}
+
 /// A schedule without actions. Every rank has room for `actions_per_rank`, so a generator that knows its
 /// length never moves what it has written.
 inline Schedule empty_schedule(std::string_view name, const Shape& shape, std::uint32_t stages,

@@ -6,5 +6,14 @@ namespace plumb::families {
 
 extern const Generator gpipe;
 extern const Generator one_f_one_b;
+extern const Generator interleaved_one_f_one_b;
+extern const Generator looped_bfs;
+extern const Generator one_f_one_b_overlap;
+extern const Generator interleaved_one_f_one_b_overlap;
+extern const Generator zb_h1;
+extern const Generator zb_h2;
+extern const Generator interleaved_zb;
+extern const Generator dualpipe;
+extern const Generator dualpipe_v;
 
 }  // namespace plumb::families

@@ -17,6 +17,15 @@ namespace {
 constexpr std::array table{
     &families::gpipe,
     &families::one_f_one_b,
+    &families::interleaved_one_f_one_b,
+    &families::looped_bfs,
+    &families::one_f_one_b_overlap,
+    &families::interleaved_one_f_one_b_overlap,
+    &families::zb_h1,
+    &families::zb_h2,
+    &families::interleaved_zb,
+    &families::dualpipe,
+    &families::dualpipe_v,
 };
 // clang-format on
 
@@ -85,6 +94,16 @@ Shape legal_shape(const Generator& generator, Shape shape) {
 
 Schedule make_schedule(const Generator& generator, const Shape& shape) {
   return generator.make(legal_shape(generator, shape));
+}
+
+LoweredSchedule make_lowered(const Generator& generator, const Shape& shape, const LowerOptions& options) {
+  if (options.placement != CommPlacement::batched || !generator.make_batched) {
+    return lower(make_schedule(generator, shape), options);
+  }
+  LoweredSchedule lowered = generator.make_batched(legal_shape(generator, shape));
+  lowered.data_parallel = options.data_parallel;
+  place_reductions(lowered);
+  return lowered;
 }
 
 }  // namespace plumb

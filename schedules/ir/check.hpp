@@ -43,6 +43,8 @@ struct Waiting {
 struct CheckResult {
   std::vector<Violation> violations;  // sorted by rank, then index
   std::vector<Waiting> deadlock_cycle;
+  /// The cycle as a rank x element grid around the failing cells, which are marked >so<; for a terminal.
+  std::string deadlock_grid;
   bool valid() const { return violations.empty(); }
 };
 
@@ -54,8 +56,5 @@ CheckResult check(const Schedule& schedule);
 /// another on its channel; and no wait cycle when every message blocks until its peer arrives (rendezvous)
 /// and a rank's messages run one after the other.
 CheckResult check(const LoweredSchedule& lowered);
-
-/// The wait cycle as a rank x step grid around the failing cells, for a terminal. Empty without a cycle.
-std::string deadlock_grid(const LoweredSchedule& lowered, const CheckResult& result);
 
 }  // namespace plumb
