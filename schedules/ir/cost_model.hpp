@@ -25,6 +25,9 @@ struct Segment {
   Duration duration;
   WorkClass work_class;
   std::string name;
+  /// Nothing later in the op waits for it, only the op's end does: a weight gradient inside a fused backward
+  /// runs when its lane is free, while the input gradient is already on its way.
+  bool deferred = false;
   bool operator==(const Segment&) const = default;
 };
 
@@ -36,13 +39,14 @@ struct MemoryEffect {
   bool operator==(const MemoryEffect&) const = default;
 };
 
-/// Segments that run one after the other.
+/// Segments that start in this order, each when the one before it has ended (a deferred one keeps nobody). An
+/// empty recipe: nothing is known of the op, and a schedule that holds it cannot be simulated.
 struct OpCost {
   std::vector<Segment> recipe;
   MemoryEffect memory;
   bool operator==(const OpCost&) const = default;
 };
-/// The op with the rank to itself.
+/// All its segments one after the other; with deferred ones or two lanes the op itself may be shorter.
 Duration total(const OpCost& cost);
 
 /// The costs of one stage's ops on one of its owners, and what an owner holds for it all the step long.
@@ -56,7 +60,9 @@ struct StageCost {
   Bytes optimizer_state;
   Bytes activation_message;     // sent to the next stage, per microbatch
   Bytes gradient_message;       // sent to the previous stage, per microbatch
-  Duration gradient_reduction;  // over two owners or data-parallel copies, per copy pair as measured
+  Duration gradient_reduction;  // of the stage's weight gradients over all its copies
+  /// The stage's forward beside its own backward, where that was measured and no recipes are known.
+  std::optional<Duration> overlapped;
   const OpCost& of(OpKind kind) const;
   bool operator==(const StageCost&) const = default;
 };
@@ -104,14 +110,17 @@ struct CostModel {
     return stages.size() == 1 ? stages.front() : stages[stage.value];
   }
   const Link& link_between(Rank from, Rank to) const;
+  /// The pair's cost where it is stated rather than derived: measured for this pair, flat for any pair, or
+  /// from both stages' own measured pairs (then the pair saves what the stage that saves less does).
+  std::optional<Duration> stated_pair(Stage forward, Stage backward) const;
   bool operator==(const CostModel&) const = default;
 };
 
 /// Flat costs: one compute segment an op, the same on every stage (`--costs`).
 struct UnitCosts {
   Duration forward;
-  Duration backward_input;
-  Duration backward_weight;
+  std::optional<Duration> backward_input;  // with neither half, only whole backwards can be simulated
+  std::optional<Duration> backward_weight;
   std::optional<Duration> backward;    // default: both halves
   std::optional<Duration> overlapped;  // default: forward + backward
   Duration p2p;                        // added on every edge between ranks, occupies nothing

@@ -86,4 +86,23 @@ std::optional<Op> parse_op(std::string_view token) {
   return std::nullopt;
 }
 
+std::optional<Action> parse_action(std::string_view token) {
+  constexpr std::string_view suffix = ")OVERLAP_F_B";
+  const auto compute = [](std::string_view text) {
+    const auto op = parse_op(text);
+    return op && is_compute(op->kind) ? op : std::nullopt;
+  };
+  if (!token.starts_with('(')) {
+    const auto op = compute(token);
+    return op ? std::optional(Action(*op)) : std::nullopt;
+  }
+  if (!token.ends_with(suffix)) return std::nullopt;
+  const std::string_view inside = token.substr(1, token.size() - 1 - suffix.size());
+  const auto middle = inside.find(';');
+  if (middle == std::string_view::npos) return std::nullopt;
+  const auto first = compute(inside.substr(0, middle));
+  const auto second = compute(inside.substr(middle + 1));
+  return first && second ? std::optional(Action(*first, *second)) : std::nullopt;
+}
+
 }  // namespace plumb

@@ -90,5 +90,7 @@ std::ostream& operator<<(std::ostream& out, const Action& action);
 /// Reads one op's token (`0F3`, `3SEND_F1`, `1REDUCE_GRAD`); nothing where it is no token. Strict: no sign,
 /// no space, nothing behind it, numbers up to 4,294,967,295.
 std::optional<Op> parse_op(std::string_view token);
+/// Reads a compute op or an overlapped pair, as strictly.
+std::optional<Action> parse_action(std::string_view token);
 
 }  // namespace plumb

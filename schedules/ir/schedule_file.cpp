@@ -25,7 +25,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::string_view schema = "plumb.schedule/1";
-constexpr std::string_view pair_suffix = ")OVERLAP_F_B";
 
 // Shows a foreign token in a message: short, and without control characters.
 std::string shown(std::string_view text) {
@@ -40,19 +39,9 @@ constexpr Rank unknown_peer{0xffffffff};
 
 // One token that is no group: an op, a pair, a message or a collective.
 std::optional<Element> parse_element(std::string_view token) {
-  if (token.starts_with('(')) {
-    if (!token.ends_with(pair_suffix)) return std::nullopt;
-    const std::string_view inside = token.substr(1, token.size() - 1 - pair_suffix.size());
-    const auto middle = inside.find(';');
-    if (middle == std::string_view::npos) return std::nullopt;
-    const auto first = parse_op(inside.substr(0, middle));
-    const auto second = parse_op(inside.substr(middle + 1));
-    if (!first || !second || !is_compute(first->kind) || !is_compute(second->kind)) return std::nullopt;
-    return Action(*first, *second);
-  }
+  if (const auto action = parse_action(token)) return *action;
   const auto op = parse_op(token);
   if (!op) return std::nullopt;
-  if (is_compute(op->kind)) return Action(*op);
   if (is_message(op->kind)) return Message{*op, unknown_peer};
   return Collective{*op};
 }
