@@ -24,8 +24,15 @@ constexpr std::array table{
     &families::zb_h1,
     &families::zb_h2,
     &families::interleaved_zb,
+    &families::zb_v,
+    &families::v_half,
+    &families::v_min,
+    &families::one_f_one_b_v,
+    &families::group_interleaved,
     &families::dualpipe,
     &families::dualpipe_v,
+    &families::chimera,
+    &families::hanayo,
 };
 // clang-format on
 
