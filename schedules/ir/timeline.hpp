@@ -36,7 +36,8 @@ struct SegmentSpan {
   bool operator==(const SegmentSpan&) const = default;
 };
 
-/// One message. send_ready <= begin <= end and receive_posted <= end.
+/// One message. send_ready <= begin <= end. A receive that is waited for together with its group is posted before
+/// its transfer begins; one that is waited for at use may be posted later than the data arrives.
 struct MessageSpan {
   Op send;  // SEND_F or SEND_B; the stage is the sender's
   Rank from;
@@ -68,7 +69,7 @@ struct Timeline {
   std::uint32_t stages = 0;
   std::uint32_t microbatches = 0;
   std::vector<RankTimeline> ranks;
-  std::vector<MessageSpan> messages;  // by send_ready, then from, then op
+  std::vector<MessageSpan> messages;  // by sending rank, then in the order in which it sends
   bool operator==(const Timeline&) const = default;
 };
 

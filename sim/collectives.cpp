@@ -1,0 +1,48 @@
+#include "sim/collectives.hpp"
+
+#include <algorithm>
+#include <variant>
+
+namespace plumb {
+namespace {
+
+struct Reduction {
+  Stage stage;
+  TimePoint ready;
+  std::vector<Rank> ranks;
+};
+
+}  // namespace
+
+void add_collectives(const LoweredSchedule& schedule, const CostModel& cost, Timeline& timeline) {
+  std::vector<Reduction> reductions(schedule.stages);
+  for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
+    std::size_t action = 0;
+    for (const Step& step : schedule.per_rank[r].steps) {
+      if (std::holds_alternative<Action>(step)) ++action;
+      const auto* collective = std::get_if<Collective>(&step);
+      if (!collective || collective->op.kind != OpKind::reduce_grad) continue;
+      const TimePoint arrival = action == 0 ? TimePoint{} : timeline.ranks[r].compute[action - 1].end;
+      Reduction& reduction = reductions[collective->op.stage.value];
+      reduction.stage = collective->op.stage;
+      reduction.ready = std::max(reduction.ready, arrival);
+      if (reduction.ranks.empty() || reduction.ranks.back() != Rank{r}) reduction.ranks.push_back(Rank{r});
+    }
+  }
+  std::erase_if(reductions, [](const Reduction& reduction) { return reduction.ranks.empty(); });
+  std::stable_sort(reductions.begin(), reductions.end(),
+                   [](const Reduction& a, const Reduction& b) { return a.ready < b.ready; });
+  std::vector<TimePoint> free(schedule.ranks());
+  for (const Reduction& reduction : reductions) {
+    TimePoint begin = reduction.ready;
+    for (const Rank rank : reduction.ranks) begin = std::max(begin, free[rank.value]);
+    const TimePoint end = begin + cost.stage(reduction.stage).gradient_reduction;
+    for (const Rank rank : reduction.ranks) {
+      free[rank.value] = end;
+      timeline.ranks[rank.value].collectives.push_back(
+          {Op{reduction.stage, Microbatch{0}, OpKind::reduce_grad}, begin, end});
+    }
+  }
+}
+
+}  // namespace plumb

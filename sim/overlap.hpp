@@ -1,0 +1,41 @@
+// What a forward and a backward cost that run at once on one rank.
+#pragma once
+#include "schedules/ir/cost_model.hpp"
+
+#include <cstdint>
+#include <vector>
+
+namespace plumb {
+
+/// When one segment of a pair's two recipes runs, since the pair began.
+struct PairSegment {
+  bool of_backward = false;
+  std::uint32_t segment = 0;  // index into the op's recipe
+  Duration begin;
+  Duration end;
+  bool operator==(const PairSegment&) const = default;
+};
+
+struct PairCost {
+  Duration duration;
+  Duration forward_end;               // when the forward's own part is done, since the pair began
+  Duration backward_end;              // when the backward's is
+  std::vector<PairSegment> segments;  // by begin; empty for a pair that was measured as a whole
+  bool operator==(const PairCost&) const = default;
+};
+
+/// Runs both recipes on the rank's two lanes at once. A lane serves one segment at a time, first come first
+/// served, the forward first on ties; an op asks for its next segment's lane when its previous segment ends.
+/// While both lanes are busy, work of class a lasts cost.slowdown_ppm[a][b] millionths of its time beside
+/// class b. Segments end on the first whole nanosecond at which their work is done.
+PairCost derive_pair(const OpCost& forward, const OpCost& backward, const CostModel& cost);
+
+/// What an overlapped pair of these stages costs: as measured, else what every pair costs (`any_pair`), else
+/// derived. For a pair that was measured as a whole, the forward's part ends after the forward's own duration
+/// (at the latest with the pair) and the backward's with the pair.
+PairCost pair_cost(Stage forward, Stage backward, const CostModel& cost);
+
+/// slowdown_ppm[of][beside], and 1,000,000 where the table has no such entry.
+std::uint32_t slowdown_ppm(const CostModel& cost, WorkClass of, WorkClass beside);
+
+}  // namespace plumb

@@ -1,0 +1,146 @@
+#include "sim/simulate.hpp"
+
+#include "schedules/ir/dependencies.hpp"
+#include "schedules/ir/error.hpp"
+#include "sim/arithmetic.hpp"
+#include "sim/collectives.hpp"
+#include "sim/dag.hpp"
+#include "sim/replay.hpp"
+
+#include <algorithm>
+
+namespace plumb {
+namespace {
+
+struct MessageTimes {
+  std::int64_t send_ready = 0;
+  std::int64_t receive_posted = 0;
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
+// Times of a contention-free replay: everything follows from the ends of the nodes.
+class ReplayedTimes {
+ public:
+  explicit ReplayedTimes(const Dag& dag) : dag_(dag), ends_(dag.nodes.size()) { replay(dag, ends_); }
+  std::int64_t begin(std::uint32_t node) const { return ends_[node] - dag_.nodes[node].duration; }
+  std::int64_t end(std::uint32_t node) const { return ends_[node]; }
+  MessageTimes message(std::uint32_t m) const {
+    const Dag::Message& message = dag_.messages[m];
+    const std::int64_t ready = after(message.sent_behind) + dag_.lags[message.early];
+    return {ready, after(message.received_behind), ready, ready + dag_.lags[message.transfer]};
+  }
+
+ private:
+  std::int64_t after(std::uint32_t node) const { return node == Dag::none ? 0 : ends_[node]; }
+  const Dag& dag_;
+  std::vector<std::int64_t> ends_;
+};
+
+// The op whose output a message carries.
+Op maker_of(const Need& need, const Dag& dag) {
+  const OpKind kind = need.product == Product::activation
+                          ? OpKind::forward
+                          : dag.gradient_maker[static_cast<std::size_t>(need.stage.value) * dag.microbatches +
+                                               need.microbatch.value];
+  return {need.stage, need.microbatch, kind};
+}
+
+// The segments of an action, stretched to the time it took.
+void append_segments(const Action& action, TimePoint begin, TimePoint end, const CostModel& cost,
+                     const Dag& dag, std::vector<SegmentSpan>& out) {
+  const std::int64_t took = (end - begin).ns;
+  const auto add = [&](const Op& op, const Segment& segment, Duration from, Duration to, std::int64_t whole) {
+    out.push_back({op, segment.lane, segment.name, begin + Duration{stretch(from.ns, whole, took)},
+                   begin + Duration{stretch(to.ns, whole, took)}});
+  };
+  if (!action.is_pair()) {
+    const OpCost& op = cost.stage(action.first().stage).of(action.first().kind);
+    if (op.recipe.size() < 2) return;
+    const std::int64_t whole = total(op).ns;
+    Duration at;
+    for (const Segment& segment : op.recipe) {
+      add(action.first(), segment, at, at + segment.duration, whole);
+      at += segment.duration;
+    }
+    return;
+  }
+  const PairCost& pair = dag.pair(action);
+  for (const PairSegment& span : pair.segments) {
+    const Op& op = span.of_backward ? action.second() : action.first();
+    add(op, cost.stage(op.stage).of(op.kind).recipe[span.segment], span.begin, span.end, pair.duration.ns);
+  }
+}
+
+bool has_segments(const CostModel& cost, const Dag& dag) {
+  for (const StageCost& stage : cost.stages) {
+    for (const OpCost* op :
+         {&stage.forward, &stage.backward_input, &stage.backward_weight, &stage.backward}) {
+      if (op->recipe.size() > 1) return true;
+    }
+  }
+  for (const auto& [stages, pair] : dag.pairs) {
+    if (!pair.segments.empty()) return true;
+  }
+  return false;
+}
+
+template <class Times>
+Timeline assemble(const LoweredSchedule& schedule, const CostModel& cost, const Dag& dag, const Times& times,
+                  Detail detail) {
+  Timeline timeline;
+  timeline.name = schedule.name;
+  timeline.stages = schedule.stages;
+  timeline.microbatches = schedule.microbatches;
+  timeline.ranks.resize(schedule.ranks());
+  timeline.messages.reserve(dag.messages.size());
+  const bool segments = detail == Detail::segments && has_segments(cost, dag);
+  for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
+    RankTimeline& rank = timeline.ranks[r];
+    std::uint32_t node = dag.rank_begin[r];
+    std::uint32_t message = dag.message_begin[r];
+    rank.compute.reserve(dag.rank_begin[r + 1] - node);
+    for (const Step& step : schedule.per_rank[r].steps) {
+      if (const auto* action = std::get_if<Action>(&step)) {
+        const TimePoint begin{times.begin(node)};
+        const TimePoint end{times.end(node)};
+        ComputeSpan& span = rank.compute.emplace_back(ComputeSpan{*action, begin, end, begin, std::nullopt});
+        std::int64_t latest = -1;
+        for (const Op& op : *action) {
+          for (const Need& need : needs_of(op, schedule.stages)) {
+            if (need.stage == op.stage) continue;
+            const std::uint32_t m = dag.message_into(op, schedule.stages);
+            if (m == Dag::none) continue;
+            const MessageTimes in = times.message(m);
+            if (in.end <= latest) continue;
+            latest = in.end;
+            span.last_input = maker_of(need, dag);
+            span.last_input_sent = TimePoint{in.send_ready};
+          }
+        }
+        if (segments) append_segments(*action, begin, end, cost, dag, rank.segments);
+        ++node;
+      } else if (const auto* batch = std::get_if<CommBatch>(&step)) {
+        for (const Message& out : schedule.per_rank[r].messages_of(*batch)) {
+          if (!is_send(out.op.kind)) continue;
+          const MessageTimes at = times.message(message++);
+          timeline.messages.push_back({out.op, Rank{r}, out.peer, TimePoint{at.send_ready},
+                                       TimePoint{at.receive_posted}, TimePoint{at.begin}, TimePoint{at.end},
+                                       bytes_of(out.op, cost)});
+        }
+      }
+    }
+  }
+  add_collectives(schedule, cost, timeline);
+  return timeline;
+}
+
+}  // namespace
+
+Timeline simulate(const LoweredSchedule& schedule, const CostModel& cost, const ExecutionOptions& options,
+                  Detail detail) {
+  const Dag dag = build_dag(schedule, cost, options);
+  return assemble(schedule, cost, dag, ReplayedTimes(dag), detail);
+}
+
+}  // namespace plumb
