@@ -3,7 +3,8 @@
 // of the other. DeepSeek-AI 2024 (DeepSeek-V3), arXiv 2412.19437; deepseek-ai/DualPipe. The order on a rank
 // is in two_way.hpp.
 //
-//   bubble  (p/2-1)(FB+B-3W) on every rank, exact where I = F and W <= I
+//   bubble  (p/2-1)(FB+Bf-3W) on the four ranks in the middle, exact where I = F and W <= I; each rank
+//           further out runs one microbatch more unpaired and has F+Bf-FB less
 //   memory  p+1, on every rank, the forward of a pair counted before its backward
 //   copies  2 of the parameters
 #include "schedules/generators/families.hpp"
@@ -62,9 +63,16 @@ constinit const Generator dualpipe{
     .title = "DualPipe",
     .paper = "DeepSeek-AI 2024 (DeepSeek-V3), arXiv 2412.19437",
     .limits = "p even, m even, m >= 2p",
-    .bubble = "(p/2-1)(FB+B-3W) where F = I and W <= I",
+    .bubble =
+        "(p/2-1)(FB+Bf-3W) on the middle ranks, F+Bf-FB less for each rank further out, where I = F and W <= "
+        "I",
     .memory = "p+1",
-    .picture = "",
+    .picture = R"(p=4 m=8, 4 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1 F2 f4 i4 w4 f5 F3+b5---    f6+B0--- b6---    f7+B1--- b7--- I2 W2 I3 W3
+rank 1 |   F0 f4 F1 f5 F2 b4--- f6+B0--- F3+b5--- f7+B1--- b6--- B2---    i7 I3 w7 W3
+rank 2 |   F4 f0 F5 f1 F6 b0--- f2+B4--- F7+b1--- f3+B5--- b2--- B6---    i3 I7 w3 W7
+rank 3 |F4 F5 F6 f0 i0 w0 f1 F7+b1---    f2+B4--- b2---    f3+B5--- b3--- I6 W6 I7 W7
+)",
     .copies = 2,
     .refuse = refuse,
     .make = make,

@@ -3,7 +3,8 @@
 // far stream of two_way.hpp is the near one on its way back. One copy of the model. Sea AI Lab 2025
 // (hackmd.io/@ufotalent/r1lVXsa9Jg); deepseek-ai/DualPipe.
 //
-//   bubble  (p-1)(FB+B-3W) in costs of one chunk, exact where I = F and W <= I
+//   bubble  (p-1)(FB+Bf-3W) on the last two ranks in costs of one chunk, exact where I = F and W <= I; each
+//           rank before them runs one microbatch more unpaired and has F+Bf-FB less
 //   memory  2p+1 chunks on every rank, the forward of a pair counted before its backward
 #include "schedules/generators/families.hpp"
 #include "schedules/generators/two_way.hpp"
@@ -49,9 +50,14 @@ constinit const Generator dualpipe_v{
     .title = "DualPipeV",
     .paper = "Sea AI Lab 2025, hackmd.io/@ufotalent/r1lVXsa9Jg; deepseek-ai/DualPipe",
     .limits = "m >= 2p",
-    .bubble = "(p-1)(FB+B-3W) where F = I and W <= I",
+    .bubble =
+        "(p-1)(FB+Bf-3W) on the last two ranks, F+Bf-FB less for each rank before them, where I = F and W <= "
+        "I",
     .memory = "2p+1",
-    .picture = "",
+    .picture = R"(p=2 m=4, 4 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1 F2 f0 i0 w0 f1 F3+b1---    f2+B0--- b2---    f3+B1--- b3--- I2 W2 I3 W3
+rank 1 |   F0 f0 F1 f1 F2 b0--- f2+B0--- F3+b1--- f3+B1--- b2--- B2---    i3 I3 w3 W3
+)",
     .default_chunks = 2,
     .refuse = refuse,
     .make = make,

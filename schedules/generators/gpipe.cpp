@@ -1,6 +1,6 @@
 // GPipe: all forwards, then all backwards. Huang et al. 2019, arXiv 1811.06965.
 //
-//   bubble  (p-1)(F+B) on every rank: p-1 forwards until the last rank starts, p-1 backwards behind its end
+//   bubble  (p-1)(F+Bf) on every rank: p-1 forwards until the last rank starts, p-1 backwards behind its end
 //   memory  m: every microbatch is alive between the two halves
 #include "schedules/generators/emit.hpp"
 #include "schedules/generators/families.hpp"
@@ -27,9 +27,14 @@ constinit const Generator gpipe{
     .title = "GPipe",
     .paper = "Huang et al. 2019, arXiv 1811.06965",
     .limits = "any",
-    .bubble = "(p-1)(F+B)",
+    .bubble = "(p-1)(F+Bf)",
     .memory = "m",
-    .picture = "",
+    .picture = R"(p=4 m=4, 4 stages; F = I = W = 1, B = 2, a pair 3
+rank 0 |F0 F1 F2 F3                            B0--- B1--- B2--- B3---
+rank 1 |   F0 F1 F2 F3                   B0--- B1--- B2--- B3---
+rank 2 |      F0 F1 F2 F3          B0--- B1--- B2--- B3---
+rank 3 |         F0 F1 F2 F3 B0--- B1--- B2--- B3---
+)",
     .refuse = emit::every_shape,
     .make = make,
 };

@@ -8,10 +8,12 @@
 //
 // Interleaved 1F1B. Narayanan et al. 2021, arXiv 2104.04473. Warm-up 2(p-1-r)+(v-1)g forwards, then one
 // forward and one backward in turn.
-//   bubble  (p-1)(F+B) in costs of one chunk, where m >= p
+//   bubble  (p-1)(F+Bf) in costs of one chunk, where m >= p
 //   memory  min(2(p-1-r)+(v-1)g+1, mv) chunks on rank r
 //
 // With overlap (Megatron-LM's expert-parallel overlap): one forward more to warm up, then pairs.
+//   total   (p+(v-1)g)(F+Bf) + (mv-(v-1)g-1)FB in costs of one chunk, where m >= p and FB <= F+Bf
+//   bubble  (p-1)(F+Bf) on the last rank; a rank that runs k microbatches more unpaired has k(F+Bf-FB) less
 //   memory  min(2(p-1-r)+(v-1)g+2, mv) chunks on rank r
 //
 // Interleaved zero bubble (PyTorch): the backward is split, so that a rank needs only p-1-r+(v-1)g forwards
@@ -178,9 +180,12 @@ constinit const Generator interleaved_one_f_one_b{
     .title = "Interleaved 1F1B",
     .paper = "Narayanan et al. 2021, arXiv 2104.04473",
     .limits = limits,
-    .bubble = "(p-1)(F+B) where m >= p",
+    .bubble = "(p-1)(F+Bf) where m >= p",
     .memory = "min(2(p-1-r)+(v-1)g+1, mv) on rank r",
-    .picture = "",
+    .picture = R"(p=2 m=4, 4 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1 f0 f1 F2    b0--- F3 b1--- f2 B0--- f3 B1---    b2---    b3--- B2--- B3---
+rank 1 |   F0 F1 f0 b0--- f1 b1--- F2 B0--- F3 B1--- f2 b2--- f3 b3--- B2--- B3---
+)",
     .default_chunks = 2,
     .takes_chunks = true,
     .takes_group = true,
@@ -194,9 +199,14 @@ constinit const Generator interleaved_one_f_one_b_overlap{
     .title = "Interleaved 1F1B with overlap",
     .paper = "Megatron-LM, overlap of expert-parallel communication; zhihu p/28463368206",
     .limits = limits,
-    .bubble = "",
+    .bubble =
+        "(p-1)(F+Bf) on the last rank, 2(F+Bf-FB) less for each rank before it, where m >= 2p-1 and FB <= "
+        "F+Bf",
     .memory = "min(2(p-1-r)+(v-1)g+2, mv) on rank r",
-    .picture = "",
+    .picture = R"(p=2 m=4, 4 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1 f0 f1 F2       F3+b0--- f2+b1--- f3+B0--- B1---    b2--- b3--- B2--- B3---
+rank 1 |   F0 F1 f0 f1+b0--- F2+b1--- F3+B0--- f2+B1--- f3+b2--- b3--- B2--- B3---
+)",
     .default_chunks = 2,
     .takes_chunks = true,
     .takes_group = true,
@@ -212,7 +222,10 @@ constinit const Generator interleaved_zb{
     .limits = limits,
     .bubble = "(p-1)(F+I-W) where m >= p and W <= min(F, I)",
     .memory = "min((v-1)g+p, mv)",
-    .picture = "",
+    .picture = R"(p=2 m=4, 4 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1 f0 f1    i0 w0 F2 i1 w1 F3 I0 W0 f2 I1 W1 f3 i2 w2 i3 w3 I2 W2 I3 W3
+rank 1 |   F0 F1 f0 i0 f1 i1 w0 F2 I0 w1 F3 I1 W0 f2 i2 W1 f3 i3 w2 I2 w3 I3 W2 W3
+)",
     .default_chunks = 2,
     .takes_chunks = true,
     .takes_group = true,

@@ -2,7 +2,7 @@
 // then all backwards in exactly the opposite order. Lamy-Poirier 2022 (Breadth-first pipeline parallelism),
 // arXiv 2211.05953.
 //
-//   bubble  (p-1)(F+B) in costs of one chunk, where m >= p: the loop closes without a stall
+//   bubble  (p-1)(F+Bf) in costs of one chunk, where m >= p: the loop closes without a stall
 //   memory  mv chunks
 #include "schedules/generators/emit.hpp"
 #include "schedules/generators/families.hpp"
@@ -33,9 +33,12 @@ constinit const Generator looped_bfs{
     .title = "Looped BFS",
     .paper = "Lamy-Poirier 2022, arXiv 2211.05953",
     .limits = "any",
-    .bubble = "(p-1)(F+B) where m >= p",
+    .bubble = "(p-1)(F+Bf) where m >= p",
     .memory = "mv",
-    .picture = "",
+    .picture = R"(p=2 m=4, 4 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1 F2 F3 f0 f1 f2 f3          b3--- b2--- b1--- b0--- B3--- B2--- B1--- B0---
+rank 1 |   F0 F1 F2 F3 f0 f1 f2 f3 b3--- b2--- b1--- b0--- B3--- B2--- B1--- B0---
+)",
     .default_chunks = 2,
     .takes_chunks = true,
     .refuse = emit::every_shape,

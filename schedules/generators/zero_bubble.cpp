@@ -52,7 +52,12 @@ constinit const Generator zb_h1{
     .limits = "any",
     .bubble = "(p-1)(F+I-W) where m >= p and W <= min(F, I)",
     .memory = "min(p, m)",
-    .picture = "",
+    .picture = R"(p=4 m=6, 4 stages; F = I = W = 1, B = 2, a pair 3
+rank 0 |F0 F1 F2 F3          I0 W0 F4 I1 W1 F5 I2 W2 I3 W3 I4 W4 I5 W5
+rank 1 |   F0 F1 F2       I0 F3 I1 W0 F4 I2 W1 F5 I3 W2 I4 W3 I5 W4 W5
+rank 2 |      F0 F1    I0 F2 I1 F3 I2 W0 F4 I3 W1 F5 I4 W2 I5 W3 W4 W5
+rank 3 |         F0 I0 F1 I1 F2 I2 F3 I3 W0 F4 I4 W1 F5 I5 W2 W3 W4 W5
+)",
     .refuse = emit::every_shape,
     .make = make_h1,
 };
@@ -65,7 +70,12 @@ constinit const Generator zb_h2{
     .limits = "any; worth it where m >= 2p-1",
     .bubble = "(p-1)(F+I-2W) within a rank's own span, where that is >= 0, m >= 2p-1 and W <= min(F, I)",
     .memory = "min(2p-1, m)",
-    .picture = "",
+    .picture = R"(p=4 m=7, 4 stages; F = I = W = 1, B = 2, a pair 3
+rank 0 |F0 F1 F2 F3 F4 F5 F6 I0 W0 I1 W1 I2 W2 I3 W3 I4 W4 I5 W5 I6 W6
+rank 1 |   F0 F1 F2 F3 F4 I0 F5 I1 F6 I2 W0 I3 W1 I4 W2 I5 W3 I6 W4 W5 W6
+rank 2 |      F0 F1 F2 I0 F3 I1 F4 I2 F5 I3 F6 I4 W0 I5 W1 I6 W2 W3 W4 W5 W6
+rank 3 |         F0 I0 F1 I1 F2 I2 F3 I3 F4 I4 F5 I5 F6 I6 W0 W1 W2 W3 W4 W5 W6
+)",
     .refuse = emit::every_shape,
     .make = make_h2,
 };

@@ -6,9 +6,10 @@
 
 namespace plumb::test {
 
-/// A row a rank, four columns a unit of time, F = I = W = 1, B = 2, a pair 3. An action begins with its
-/// letter and microbatch (and the stage in front, where a rank holds several) and is drawn out with `-` to
-/// its end; a pair is `forward+backward`; idle time is blank.
+/// A line with the shape and the costs (F = I = W = 1, B = 2, a pair 3), then a line a rank, three columns a
+/// unit of time. An action begins with its letter and microbatch and is drawn out with `-` to its end; the
+/// second stage of a rank is in lower case (with more of them, every action has its stage in front, and a unit
+/// has four columns); a pair is `forward+backward`; idle time is blank.
 std::string picture(const Schedule& schedule);
 
 }  // namespace plumb::test

@@ -65,10 +65,15 @@ TEST(Replay, FaultNamesWhatIsWrong) {
 TEST(Picture, DrawsActionsToScale) {
   // Rank 0 waits for B0 until 4 and for B1 until 7.
   EXPECT_EQ(picture(read(2, 2, {"0F0 0F1 0B0 0B1", "1F0 1B0 1F1 1B1"})),
-            "rank 0 |F0  F1          B0-----     B1-----\n"
-            "rank 1 |    F0  B0----- F1  B1-----\n");
-  EXPECT_EQ(picture(read(2, 2, {"0F0 1F0 (0F1;1B0)OVERLAP_F_B 1F1 0B0 1B1 0B1"})),
-            "rank 0 |0F0 1F0 0F1+1B0---- 1F1 0B0---- 1B1---- 0B1----\n");
+            "p=2 m=2, 2 stages; F = I = W = 1, B = 2, a pair 3\n"
+            "rank 0 |F0 F1       B0---    B1---\n"
+            "rank 1 |   F0 B0--- F1 B1---\n");
+  EXPECT_EQ(picture(read(2, 2, {"0F0 1F0 (0F1;1B0)OVERLAP_F_B 1F1 0B0 1I1 1W1 0B1"})),
+            "p=1 m=2, 2 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage\n"
+            "rank 0 |F0 f0 F1+b0--- f1 B0--- i1 w1 B1---\n");
+  EXPECT_EQ(picture(read(3, 1, {"0F0 1F0 2F0 2B0 1B0 0B0"})),
+            "p=1 m=1, 3 stages; F = I = W = 1, B = 2, a pair 3\n"
+            "rank 0 |0F0 1F0 2F0 2B0---- 1B0---- 0B0----\n");
 }
 
 // Costs of the metrics have at most three decimals: in thousandths they are integers.
