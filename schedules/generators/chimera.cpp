@@ -72,10 +72,11 @@ constinit const Generator chimera{
     .limits = "p even, m a multiple of p",
     .bubble = "(p-2)Bf + (m/p-1)(p-2)(Bf-F)",
     .memory = "p/2+1 stages on the outer ranks, p in the middle",
-    .picture = R"(rank 0 |0F0 0F1     3F2 3B2---- 3F3 3B3----     0B0----         0B1----
-rank 1 |    1F0 2F2 1F1 2F3     2B2---- 1B0---- 2B3---- 1B1----
-rank 2 |    1F2 2F0 1F3 2F1     2B0---- 1B2---- 2B1---- 1B3----
-rank 3 |0F2 0F3     3F0 3B0---- 3F1 3B1----     0B2----         0B3----
+    .picture = R"(p=4 m=4, 4 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1    f2 b2--- f3 b3---    B0---       B1---
+rank 1 |   F0 f2 F1 f3    b2--- B0--- b3--- B1---
+rank 2 |   F2 f0 F3 f1    b0--- B2--- b1--- B3---
+rank 3 |F2 F3    f0 b0--- f1 b1---    B2---       B3---
 )",
     .copies = 2,
     .refuse = refuse,

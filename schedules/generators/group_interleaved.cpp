@@ -94,10 +94,10 @@ constinit const Generator group_interleaved{
     .limits = "group from ceil(p/2) to p (default p); any m, the last group may be short",
     .bubble = "2(p-1) + (v-1)(p-g) chunk forwards, if F = I = W and m is a multiple of g",
     .memory = "p + (v-1)g chunks on rank 0, one less on each next rank",
-    .picture =
-        R"(rank 0 |0F0 0F1 0F2 3F0 3F1 3F2         3I0 3W0     3I1 3W1     3I2 3W2 0I0 0W0 0I1 0W1 0I2 0W2
-rank 1 |    1F0 1F1 1F2 4F0 4F1     4I0 4W0 4F2 4I1 4W1     4I2 4W2 1I0 1W0 1I1 1W1 1I2 1W2
-rank 2 |        2F0 2F1 2F2 5F0 5I0 5W0 5F1 5I1 5W1 5F2 5I2 5W2 2I0 2W0 2I1 2W1 2I2 2W2
+    .picture = R"(p=3 m=3, 6 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1 F2 f0 f1 f2       i0 w0    i1 w1    i2 w2 I0 W0 I1 W1 I2 W2
+rank 1 |   F0 F1 F2 f0 f1    i0 w0 f2 i1 w1    i2 w2 I0 W0 I1 W1 I2 W2
+rank 2 |      F0 F1 F2 f0 i0 w0 f1 i1 w1 f2 i2 w2 I0 W0 I1 W1 I2 W2
 )",
     .default_chunks = 2,
     .takes_chunks = true,

@@ -112,9 +112,10 @@ constinit const Generator hanayo{
         "no closed form; Bf = 2F, m = p, v = 2, 4, 8: 12, 13, 13 chunk forwards at p = 4, 28, 30, 30 at p = "
         "8",
     .memory = "vp chunks at m = p",
-    .picture = R"(rank 0 |0F0 0F1 0F2         5F0 5B0---- 5F1 5B1---- 5F2 5B2----         0B0----         0B1----         0B2----
-rank 1 |    1F0 1F1 1F2 4F0     4F1     4B0---- 4F2 4B1----     1B0---- 4B2---- 1B1----         1B2----
-rank 2 |        2F0 3F0 2F1 3F1 2F2 3F2         3B0---- 2B0---- 3B1---- 2B1---- 3B2---- 2B2----
+    .picture = R"(p=3 m=3, 6 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1 F2       f0 b0--- f1 b1--- f2 b2---       B0---       B1---       B2---
+rank 1 |   F0 F1 F2 f0    f1    b0--- f2 b1---    B0--- b2--- B1---       B2---
+rank 2 |      F0 f0 F1 f1 F2 f2       b0--- B0--- b1--- B1--- b2--- B2---
 )",
     .default_chunks = 2,
     .takes_chunks = true,

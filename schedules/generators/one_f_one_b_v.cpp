@@ -154,9 +154,10 @@ constinit const Generator one_f_one_b_v{
     .limits = "2 chunks a rank in a V",
     .bubble = "5(p-1) chunk forwards for p = 1 modulo 3, if Bf = 2F and m >= p",
     .memory = "2 (floor(2p/3) + 1) chunks",
-    .picture = R"(rank 0 |0F0 0F1 0F2         5F0 5B0---- 5F1 5B1---- 5F2 5B2----         0B0----         0B1----         0B2----
-rank 1 |    1F0 1F1 1F2 4F0     4F1     4B0---- 4F2 4B1----     1B0---- 4B2---- 1B1----         1B2----
-rank 2 |        2F0 3F0 2F1 3F1 2F2 3F2         3B0---- 2B0---- 3B1---- 2B1---- 3B2---- 2B2----
+    .picture = R"(p=3 m=4, 6 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1 F2 F3    f0 b0--- f1 b1--- f2 b2---          f3 B0--- b3--- B1---       B2---       B3---
+rank 1 |   F0 F1 F2 f0 F3 f1    b0--- f2 b1---    B0--- f3 b2---    B1--- b3--- B2---       B3---
+rank 2 |      F0 f0 F1 f1 F2 f2       b0--- B0--- F3 f3 b1--- B1--- b2--- B2--- b3--- B3---
 )",
     .default_chunks = 2,
     .refuse = emit::every_shape,

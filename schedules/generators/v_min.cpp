@@ -34,9 +34,10 @@ constinit const Generator v_min{
         "4p-5, or 4p-7 if 3 divides p, chunk forwards, if F = I = W and m, p >= 2; grows with m if F, I, W "
         "differ",
     .memory = "2 floor((p+4)/3) chunks",
-    .picture = R"(rank 0 |0F0 0F1             5F0 5I0 0F2 5W0 5F1 5I1 0I0 5W1 0W0     5F2 5I2 0I1 5W2 0W1     0I2 0W2
-rank 1 |    1F0 1F1     4F0         4I0 4F1 4W0 1I0 1F2 4I1 1W0 4F2 4W1 1I1 4I2 1W1 4W2 1I2 1W2
-rank 2 |        2F0 3F0 2F1 3F1         3I0 2I0 3W0 2W0 2F2 3F2 3I1 2I1 3W1 2W1 3I2 2I2 3W2 2W2
+    .picture = R"(p=3 m=4, 6 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1          f0 i0 F2 w0 f1 i1 I0 w1 F3 W0 f2 i2 I1 w2 W1    f3 i3 I2 w3 W2    I3 W3
+rank 1 |   F0 F1    f0       i0 f1 w0 I0 F2 i1 W0 f2 w1 I1 F3 i2 W1 f3 w2 I2 i3 W2 w3 I3 W3
+rank 2 |      F0 f0 F1 f1       i0 I0 w0 W0 F2 f2 i1 I1 w1 W1 F3 f3 i2 I2 w2 W2 i3 I3 w3 W3
 )",
     .default_chunks = 2,
     .refuse = emit::every_shape,

@@ -108,9 +108,10 @@ constinit const Generator zb_v{
     .bubble =
         "0 within each rank's span, if F = I = W and m >= 2p-1; (p-1)F of makespan, if m >= floor(3p/2)",
     .memory = "2p chunks",
-    .picture = R"(rank 0 |0F0 0F1 0F2         5F0 5I0 5W0 5F1 5I1 5W1 5F2 5I2 5W2 0I0 0W0     0I1 0W1     0I2 0W2
-rank 1 |    1F0 1F1 1F2 4F0     4F1 4I0 4W0 4F2 4I1 4W1 1I0 1W0 4I2 4W2 1I1 1W1     1I2 1W2
-rank 2 |        2F0 3F0 2F1 3F1 2F2 3F2 3I0 3W0 2I0 2W0 3I1 3W1 2I1 2W1 3I2 3W2 2I2 2W2
+    .picture = R"(p=3 m=4, 6 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
+rank 0 |F0 F1 F2 F3    f0 i0 w0 f1 i1 w1 f2 i2 w2 I0 W0 f3 i3 w3 I1 W1    I2 W2 I3 W3
+rank 1 |   F0 F1 F2 f0 F3 f1 i0 w0 f2 i1 w1 I0 W0 f3 i2 w2 I1 W1 i3 w3 I2    I3 W2 W3
+rank 2 |      F0 f0 F1 f1 F2 f2 i0 w0 F3 I0 W0 f3 i1 w1 I1 W1 i2 w2 I2 i3 I3 W2 w3 W3
 )",
     .default_chunks = 2,
     .refuse = emit::every_shape,

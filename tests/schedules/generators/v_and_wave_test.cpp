@@ -3,7 +3,6 @@
 #include "schedules/generators/generator.hpp"
 #include "schedules/ir/check.hpp"
 #include "schedules/ir/error.hpp"
-#include "tests/support/picture.hpp"
 #include "tests/support/reference.hpp"
 #include "tests/support/replay.hpp"
 
@@ -330,20 +329,6 @@ TEST(Limits, DeepPipelinesTakeNoLongerThanTheirOps) {
   for (const char* name : {"zb-v", "v-half", "v-min", "1f1b-v", "group-interleaved", "hanayo"}) {
     const Schedule schedule = make(name, 50'000, 2);
     EXPECT_GE(count_ops(schedule), 400'000u) << name;
-  }
-}
-
-// ---- pictures
-
-TEST(Pictures, OfTheRowsAreDrawnFromTheSchedules) {
-  for (const auto& [name, p, m] : {std::tuple{"zb-v", 3u, 3u},
-                                   {"v-half", 3u, 3u},
-                                   {"v-min", 3u, 3u},
-                                   {"1f1b-v", 3u, 3u},
-                                   {"group-interleaved", 3u, 3u},
-                                   {"chimera", 4u, 4u},
-                                   {"hanayo", 3u, 3u}}) {
-    EXPECT_EQ(picture(make(name, p, m)), generator(name).picture) << name;
   }
 }
 
