@@ -39,9 +39,12 @@ need_test_packages() {
 # Installs what is missing, or prints the one line to run and ends with 2.
 install_missing() {
   ((${#plumb_missing[@]})) || return 0
-  local sudo=()
-  [[ $(id -u) == 0 ]] || sudo=(sudo)
-  local line="${sudo[*]:+sudo }apt-get update && ${sudo[*]:+sudo }apt-get install -y --no-install-recommends ${plumb_missing[*]}"
+  local sudo=() prefix=
+  if [[ $(id -u) != 0 ]] && command -v sudo >/dev/null 2>&1; then
+    sudo=(sudo)
+    prefix='sudo '
+  fi
+  local line="${prefix}apt-get update && ${prefix}apt-get install -y --no-install-recommends ${plumb_missing[*]}"
 
   if ! command -v apt-get >/dev/null 2>&1; then
     say "Missing: ${plumb_missing[*]} (as Debian names them; vcpkg.json has the list too). Install them with your package manager."
@@ -50,13 +53,11 @@ install_missing() {
   local refusal=
   if [[ ${PLUMB_INSTALL:-yes} == no ]]; then
     refusal="installing is switched off (PLUMB_INSTALL=no)"
-  elif ((${#sudo[@]})); then
-    # sudo may ask for a password only where somebody sits in front of it.
-    if ! command -v sudo >/dev/null 2>&1; then
-      refusal="this needs root, and there is no sudo"
-    elif ! sudo -n true 2>/dev/null && ! { [[ -t 0 && -t 2 ]] && sudo -v; }; then
-      refusal="this needs root, and sudo won't give it"
-    fi
+  elif [[ $(id -u) != 0 && -z $prefix ]]; then
+    refusal="installing needs root, and there is no sudo"
+  # sudo may ask for a password only where somebody sits in front of it.
+  elif [[ -n $prefix ]] && ! sudo -n true 2>/dev/null && ! { [[ -t 0 && -t 2 ]] && sudo -v; }; then
+    refusal="installing needs root, and sudo won't give it"
   fi
   if [[ -z $refusal ]]; then
     say "Installing ${plumb_missing[*]}"
@@ -70,7 +71,9 @@ install_missing() {
     fi
     refusal="apt-get could not install them"
   fi
-  say "Missing: ${plumb_missing[*]}; $refusal. Run this line, then this script again:"
+  local who=
+  [[ -n $prefix ]] || who=' as root'
+  say "Missing: ${plumb_missing[*]}; $refusal. Run this line$who, then this script again:"
   printf '%s\n' "$line"
   exit 2
 }

@@ -5,6 +5,7 @@ schedules/generators/graph.cpp:3: schedules/generators may not include tools: # 
 schedules/generators/graph.cpp:4: quotes are for our own headers, written from the repository's root: #include \"sibling.hpp\"
 schedules/ir/upwards.hpp:5: schedules/ir may not include sim: #include \"sim/simulate.hpp\"
 schedules/ir/upwards.hpp:6: nlohmann stays out of headers: #include <nlohmann/json.hpp>
+schedules/ir/upwards.hpp:7: CLI only in tools: #include <CLI/CLI.hpp>
 schedules/other/unknown.hpp:1: its folder is not in the table of tests/layers.cmake
 sim/options.cpp:2: sim may not include schedules/generators: #include \"schedules/generators/generator.hpp\"
 sim/options.cpp:4: CLI only in tools: #include <CLI/CLI.hpp>

@@ -4,3 +4,4 @@
 #include <vector>
 #include "sim/simulate.hpp"
 #include <nlohmann/json.hpp>
+#include <CLI/CLI.hpp>

@@ -1,4 +1,5 @@
 // Keeps to the layers, beside files that don't.
-#include <CLI/CLI.hpp>
-#include <fmt/format.h>
+#pragma once
 #include "sim/report.hpp"
+
+#include <CLI/CLI.hpp>
