@@ -50,9 +50,11 @@ struct Placed {
 class Line {
  public:
   /// Puts an op of `length` slots, `latest` being its place in the pattern, at the earliest free place from
-  /// `ready` on. A forward stays behind every moment at which `most_live` chunks are alive. Returns its end.
-  std::uint32_t put(Action action, std::uint32_t length, std::uint32_t ready, std::uint32_t latest,
-                    std::uint32_t most_live) {
+  /// `ready` and the stream's op before it on. A forward stays behind every moment at which `most_live`
+  /// chunks are alive. Returns its end.
+  std::uint32_t put(Action action, emit::VStream stream, std::uint32_t length, std::uint32_t ready,
+                    std::uint32_t latest, std::uint32_t most_live) {
+    ready = std::max(ready, stream_end_[stream]);
     const bool is_forward = action.first().kind == OpKind::forward;
     // The first gap to look at is the one before placed_[gap].
     std::size_t gap = placed_.size();
@@ -72,7 +74,7 @@ class Line {
     placed_.insert(placed_.begin() + static_cast<std::ptrdiff_t>(gap),
                    {begin, begin + length, before, action});
     for (; gap < placed_.size(); ++gap) is_forward ? ++placed_[gap].live : --placed_[gap].live;
-    return begin + length;
+    return stream_end_[stream] = begin + length;
   }
 
   const std::vector<Placed>& placed() const { return placed_; }
@@ -80,6 +82,7 @@ class Line {
 
  private:
   std::vector<Placed> placed_;
+  std::array<std::uint32_t, 4> stream_end_{};
 };
 
 // One stream of one rank, found by the slot of its microbatch 0.
@@ -132,7 +135,7 @@ Schedule make(const Shape& shape) {
         if (stage + 1 < 2 * p) ready = std::max(ready, end_of(stage + 1, microbatch));
       }
       end_of(stage, microbatch) = lines[same[i].rank].put(
-          is_forward ? emit::forward(stage, microbatch) : emit::backward(stage, microbatch),
+          is_forward ? emit::forward(stage, microbatch) : emit::backward(stage, microbatch), same[i].stream,
           is_forward ? 1 : 2, ready, slot, most_live);
     }
   }

@@ -19,7 +19,8 @@ Schedule make(const Shape& shape) {
   for (std::uint32_t i = 0; i < p; ++i) {
     slots[i] = {i, 2 * p - 1 - i, 2 * p + d + i, 4 * p + d - 1 - i};
   }
-  return emit::run_v_pattern(v_min.name, shape, slots, 2 * ((p + 4) / 3));
+  return emit::run_v_pattern(v_min.name, shape, slots, 2 * ((p + 4) / 3),
+                             emit::Passing::backwards_pass_forwards);
 }
 
 }  // namespace

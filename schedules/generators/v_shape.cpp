@@ -17,11 +17,13 @@ struct RankState {
 
 class Run {
  public:
-  Run(std::string_view name, const Shape& shape, const std::vector<VSlots>& slots, std::uint32_t most_live)
+  Run(std::string_view name, const Shape& shape, const std::vector<VSlots>& slots, std::uint32_t most_live,
+      Passing passing)
       : ranks_(shape.ranks),
         microbatches_(shape.microbatches),
         slots_(slots),
         most_live_(most_live),
+        passing_(passing),
         schedule_(empty_schedule(name, shape, 2 * shape.ranks, std::size_t{6} * shape.microbatches)),
         states_(shape.ranks),
         forwards_(2 * std::size_t{shape.ranks}),
@@ -74,21 +76,48 @@ class Run {
     return forwards_[stage] > microbatch && (stage + 1 == 2 * ranks_ || gradients_[stage + 1] > microbatch);
   }
 
+  static constexpr std::uint64_t none = std::numeric_limits<std::uint64_t>::max();
+  using Heads = std::array<std::uint64_t, 4>;  // by stream: the slot of the next op, or none
+
+  // Whether a forward standing at `slot` can run now and the rest of the pattern after it still fits.
+  bool fits_early(const RankState& state, Heads heads, std::uint64_t slot) const {
+    std::uint32_t open = state.next[forward_down] + state.next[forward_up] - state.next[backward_up] -
+                         state.next[backward_down] + 1;
+    if (open > most_live_) return false;
+    std::array<std::uint32_t, 4> next = state.next;
+    while (true) {
+      std::size_t first = 0;
+      for (std::size_t i = 1; i < 4; ++i) first = heads[i] < heads[first] ? i : first;
+      if (heads[first] >= slot) return true;
+      heads[first] = ++next[first] < microbatches_ ? heads[first] + v_period : none;
+      if (first == backward_up || first == backward_down) {
+        --open;
+      } else if (++open > most_live_) {
+        return false;
+      }
+    }
+  }
+
   std::optional<Op> choose(std::uint32_t rank) {
     RankState& state = states_[rank];
-    constexpr std::uint64_t none = std::numeric_limits<std::uint64_t>::max();
-    std::array<std::uint64_t, 4> slot{};
+    Heads slot{};
     for (std::size_t i = 0; i < 4; ++i) {
       slot[i] =
           state.next[i] < microbatches_ ? slots_[rank][i] + std::uint64_t{v_period} * state.next[i] : none;
     }
+    const std::uint64_t first_forward = std::min(slot[forward_down], slot[forward_up]);
     const std::uint64_t first_backward = std::min(slot[backward_up], slot[backward_down]);
+    const auto may_pass = [&](VStream stream) {
+      if (stream == forward_down || stream == forward_up) {
+        return slot[stream] < first_backward ||
+               (passing_ == Passing::forwards_pass_backwards && fits_early(state, slot, slot[stream]));
+      }
+      return slot[stream] < first_forward || passing_ == Passing::backwards_pass_forwards;
+    };
     std::optional<VStream> best;
     for (const VStream stream : {forward_down, forward_up, backward_up, backward_down}) {
       if (slot[stream] == none || (best && slot[*best] < slot[stream])) continue;
-      const bool is_forward = stream == forward_down || stream == forward_up;
-      if (is_forward && slot[stream] > first_backward) continue;
-      if (ready(rank, stream, state.next[stream])) best = stream;
+      if (ready(rank, stream, state.next[stream]) && may_pass(stream)) best = stream;
     }
     const std::uint32_t live = state.next[forward_down] + state.next[forward_up] - state.weights;
     if (best && *best <= forward_up && live >= most_live_) best.reset();
@@ -109,6 +138,7 @@ class Run {
   std::uint32_t microbatches_;
   const std::vector<VSlots>& slots_;
   std::uint32_t most_live_;
+  Passing passing_;
   Schedule schedule_;
   std::vector<RankState> states_;
   std::vector<std::uint32_t> forwards_;   // [stage] microbatches whose activation is there
@@ -118,8 +148,8 @@ class Run {
 }  // namespace
 
 Schedule run_v_pattern(std::string_view name, const Shape& shape, const std::vector<VSlots>& slots,
-                       std::uint32_t most_live) {
-  return Run(name, shape, slots, most_live).schedule();
+                       std::uint32_t most_live, Passing passing) {
+  return Run(name, shape, slots, most_live, passing).schedule();
 }
 
 }  // namespace plumb::emit

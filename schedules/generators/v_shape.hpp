@@ -26,18 +26,25 @@ constexpr std::uint32_t v_rank(std::uint32_t stage, std::uint32_t ranks) {
   return stage < ranks ? stage : 2 * ranks - 1 - stage;
 }
 
+/// Which ops may run before others that stand in front of them in the pattern, beside those of their own
+/// kind.
+enum class Passing {
+  backwards_pass_forwards,  // frees memory early; a forward never passes a backward
+  forwards_pass_backwards,  // as far as all that the pattern still holds fits into memory; the other way
+                            // never
+};
+
 /// The order in which unit-time ranks run the pattern eagerly within `most_live` chunks. At every unit of
-/// time a rank looks at the next op of each stream and runs, of those whose inputs are there, the one with
-/// the earliest slot; a forward may pass other forwards but no backward that stands before it in the
-/// pattern, and waits while most_live chunks are alive. In a unit without such an op the rank runs its
-/// oldest backward_weight.
+/// time a rank looks at the next op of each stream and runs, of those whose inputs are there and which may
+/// pass what stands before them, the one with the earliest slot; if that is a forward and most_live chunks
+/// are alive, or if there is none, it runs its oldest backward_weight instead.
 ///
-/// It never stalls: of all ops left, the one with the earliest slot has its inputs, is the head of its
-/// stream and is passed over only for another op or to free memory. It never needs more than the pattern:
-/// since forwards do not pass backwards, a rank holds at most what the pattern holds at the same forward, so
-/// most_live has to be no less than the pattern's own peak. Needs slots that are a valid order: consumers
-/// after producers, no slot twice on a rank modulo v_period. O(ops).
+/// It never stalls: of all ops left, the one with the earliest slot has its inputs and passes nobody, and
+/// memory for it is there or can be freed by backward_weights: no choice ever lets the forwards without
+/// backward_input, followed to the end of the pattern, exceed most_live. So most_live has to be no less than
+/// what the pattern itself holds. Needs slots that are a valid order: consumers after producers, no slot
+/// twice on a rank modulo v_period. Time grows with the ops and, for forwards that pass, with how far.
 Schedule run_v_pattern(std::string_view name, const Shape& shape, const std::vector<VSlots>& slots,
-                       std::uint32_t most_live);
+                       std::uint32_t most_live, Passing passing);
 
 }  // namespace plumb::emit
