@@ -3,6 +3,7 @@
 #include "schedules/ir/dependencies.hpp"
 #include "schedules/ir/error.hpp"
 #include "sim/idle.hpp"
+#include "sim/live_activations.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -430,37 +431,12 @@ class TraceWriter {
     });
   }
 
-  // One sample a time: of several changes at once only what is left after them counts.
-  class Counter {
-   public:
-    Counter(TraceWriter& writer, std::size_t input, std::uint32_t rank, std::string_view name,
-            std::string_view unit)
-        : writer_(writer), input_(input), rank_(rank), name_(name), unit_(unit) {}
-    Counter(const Counter&) = delete;
-    Counter& operator=(const Counter&) = delete;
-    ~Counter() = default;
-    void set(TimePoint time, double value) {
-      if (pending_ && pending_->first != time) finish();
-      pending_ = {time, value};
-    }
-    void finish() {
-      if (!pending_) return;
-      // The compute thread's id: a counter without one would be taken for thread 0 of its process.
-      writer_.sink_.event(
-          FMT_COMPILE(R"({{"ph":"C","pid":{},"tid":{},"ts":{},"name":"{}","args":{{"{}":{}}}}})"),
-          writer_.pid(input_, rank_), writer_.tid(input_, rank_, compute_thread),
-          writer_.at(input_, pending_->first), name_, unit_, pending_->second);
-      pending_.reset();
-    }
-
-   private:
-    TraceWriter& writer_;
-    std::size_t input_;
-    std::uint32_t rank_;
-    std::string_view name_;
-    std::string_view unit_;
-    std::optional<std::pair<TimePoint, double>> pending_;
-  };
+  void write_counter(std::size_t i, std::uint32_t rank, TimePoint time, std::string_view name,
+                     std::string_view unit, double value) {
+    // The compute thread's id: a counter without one would be taken for thread 0 of its process.
+    sink_.event(FMT_COMPILE(R"({{"ph":"C","pid":{},"tid":{},"ts":{},"name":"{}","args":{{"{}":{}}}}})"),
+                pid(i, rank), tid(i, rank, compute_thread), at(i, time), name, unit, value);
+  }
 
   void write_counters(std::size_t i, std::uint32_t rank) {
     const TraceInput& input = inputs_[i];
@@ -469,53 +445,21 @@ class TraceWriter {
         input.memory->ranks[rank].peak.total() != Bytes{}) {
       memory = &input.memory->ranks[rank];
     }
-    std::vector<std::uint32_t> held(input.timeline.microbatches, 0);  // chunks of each microbatch
-    std::int64_t chunks = 0;
-    std::int64_t in_flight = 0;
-    Counter activations(*this, i, rank, "activations", memory == nullptr ? "chunks" : "GiB");
-    Counter flying(*this, i, rank, "in-flight", "microbatches");
-    const auto sample = [&](TimePoint time) {
-      if (memory == nullptr) activations.set(time, static_cast<double>(chunks));
-      flying.set(time, static_cast<double>(in_flight));
-    };
-    for (const ComputeSpan& span : input.timeline.ranks[rank].compute) {
-      bool begins = false;
-      for (const Op& op : span.action) {
-        if (op.kind != OpKind::forward) continue;
-        begins = true;
-        ++chunks;
-        if (held[op.microbatch.value]++ == 0) ++in_flight;
-      }
-      if (begins) sample(span.begin);
-      bool ends = false;
-      for (const Op& op : span.action) {
-        if (!gives_weight_gradient(op.kind)) continue;
-        ends = true;
-        --chunks;
-        // A foreign list may run a backward before its forward; count only what was held.
-        std::uint32_t& own = held[op.microbatch.value];
-        if (own > 0 && --own == 0) --in_flight;
-      }
-      if (ends) sample(span.end);
+    for (const LivePoint& point : live_activations(input.timeline.ranks[rank], input.timeline.microbatches)) {
+      if (memory == nullptr) write_counter(i, rank, point.time, "activations", "chunks", point.chunks);
+      write_counter(i, rank, point.time, "in-flight", "microbatches", point.microbatches);
     }
-    activations.finish();
-    flying.finish();
     if (memory == nullptr) return;
 
     const MemoryBreakdown& peak = memory->peak;
     const Bytes always = peak[MemoryUse::weights] + peak[MemoryUse::gradients] + peak[MemoryUse::optimizer] +
                          peak[MemoryUse::reserve];
-    const auto gib = [](Bytes bytes) { return static_cast<double>(bytes.count) / (1 << 30); };
-    const auto write_curve = [&](Counter& counter, Bytes without) {
-      for (const MemoryPoint& point : memory->curve) {
-        counter.set(std::max(point.time, begins_[i] - lead_), gib(point.bytes - without));
-      }
-      counter.finish();
-    };
-    write_curve(activations, always);
-    if (always == Bytes{}) return;
-    Counter total(*this, i, rank, "memory", "GiB");
-    write_curve(total, Bytes{});
+    for (const MemoryPoint& point : memory->curve) {
+      const TimePoint time = std::max(point.time, begins_[i] - lead_);
+      const auto gib = [](Bytes bytes) { return static_cast<double>(bytes.count) / (1 << 30); };
+      write_counter(i, rank, time, "activations", "GiB", gib(point.bytes - always));
+      if (always != Bytes{}) write_counter(i, rank, time, "memory", "GiB", gib(point.bytes));
+    }
   }
 
   // At a slice's very begin chrome://tracing would tie a flow to the slice that ends there.
