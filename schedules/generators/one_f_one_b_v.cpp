@@ -1,7 +1,9 @@
 // 1F1B-V: the V with whole backwards, two thirds of 1F1B's activations. Qi et al. 2024, arXiv 2405.15362,
 // appendix.
 //
-//   bubble  at F = 1, Bf = 2, m >= p: 5(p-1) chunk forwards where p = 1 modulo 3; a little less elsewhere
+//   bubble  at F = 1, Bf = 2, m >= p, in chunk forwards: 5p-5 where p = 1 modulo 3, 5p-7 where p = 2 (p >=
+//   5), at
+//           most 5p-8 where 3 divides p (p >= 6)
 //   memory  2 (floor(2p/3) + 1) chunks on every rank at most, against 1F1B's 2p
 //
 // A pattern of slots with period 6, a backward taking two: forwards down the ranks and up again, one slot
@@ -155,7 +157,8 @@ constinit const Generator one_f_one_b_v{
     .title = "1F1B-V",
     .paper = "Qi et al. 2024, arXiv 2405.15362",
     .limits = "2 chunks a rank in a V",
-    .bubble = "5(p-1) chunk forwards for p = 1 modulo 3, if Bf = 2F and m >= p",
+    .bubble =
+        "5p-5, 5p-7, at most 5p-8 chunk forwards for p = 1, 2, 0 modulo 3, if p >= 4, Bf = 2F and m >= p",
     .memory = "2 (floor(2p/3) + 1) chunks",
     .picture = R"(p=3 m=4, 6 stages; F = I = W = 1, B = 2, a pair 3; lower case: a rank's second stage
 rank 0 |F0 F1 F2 F3    f0 b0--- f1 b1--- f2 b2---          f3 B0--- b3--- B1---       B2---       B3---
