@@ -127,15 +127,18 @@ class Builder {
                                  schedule_.stages));
     }
     for (const StageCost& stage : cost_.stages) {
-      auto& durations = durations_.emplace_back();
-      for (std::size_t k = 0; k < durations.size(); ++k) {
-        for (const Segment& segment : stage.of(static_cast<OpKind>(k)).recipe) {
+      auto& alone = dag_.alone.emplace_back();
+      for (std::size_t k = 0; k < alone.size(); ++k) {
+        const OpCost& op = stage.of(static_cast<OpKind>(k));
+        std::int64_t sum = 0;
+        for (const Segment& segment : op.recipe) {
           if (segment.duration.ns < 0) throw BadInput("a cost", "a duration must not be negative");
-          if (segment.duration.ns > longest_step - durations[k]) {
+          if (segment.duration.ns > longest_step - sum) {
             throw BadInput("a cost", "an op would last longer than 100 years");
           }
-          durations[k] += segment.duration.ns;
+          sum += segment.duration.ns;
         }
+        alone[k] = derive_alone(op, cost_);
       }
     }
     const auto check_pair = [](Duration duration) {
@@ -289,10 +292,14 @@ class Builder {
   }
 
   std::int64_t duration_of(const Action& action) {
-    if (!action.is_pair()) {
-      return durations_[stage_index(action.first().stage)][static_cast<std::size_t>(action.first().kind)];
+    if (action.is_pair()) return pair(action).duration.ns;
+    const Op& op = action.first();
+    if (cost_.stage(op.stage).of(op.kind).recipe.empty()) {
+      throw BadInput(cost_.name.empty() ? std::string("the costs") : cost_.name,
+                     fmt::format("{} runs {}, and the cost of {} is not given", schedule_.name, to_string(op),
+                                 words(op.kind)));
     }
-    return pair(action).duration.ns;
+    return dag_.single(op).duration.ns;
   }
   const PairCost& pair(const Action& action) {
     const std::uint64_t key = pair_key(action.first().stage, action.second().stage);
@@ -309,8 +316,8 @@ class Builder {
   std::int64_t transfer(Rank from, const Message& message) {
     // The links are one and the same as a rule; then a stage's message takes one time, worked out once.
     const bool uniform = cost_.links.empty() && options_.slow_links_ppm.empty();
-    const std::size_t key =
-        stage_index(message.op.stage) * 2 + (message.op.kind == OpKind::send_forward ? 0 : 1);
+    const std::size_t key = (cost_.stages.size() == 1 ? 0 : message.op.stage.value) * std::size_t{2} +
+                            (message.op.kind == OpKind::send_forward ? 0 : 1);
     if (uniform) {
       if (transfers_.empty()) transfers_.assign(cost_.stages.size() * 2, -1);
       if (transfers_[key] >= 0) return transfers_[key];
@@ -336,7 +343,6 @@ class Builder {
     return time;
   }
 
-  std::size_t stage_index(Stage stage) const { return durations_.size() == 1 ? 0 : stage.value; }
   std::size_t slot(const Need& need) const {
     return product_slot(need.product, need.stage, need.microbatch, schedule_.microbatches);
   }
@@ -347,7 +353,6 @@ class Builder {
   Dag dag_;
   Overrides overrides_;
   Interner intern_;
-  std::vector<std::array<std::int64_t, 4>> durations_;  // [stage][kind]
   std::vector<std::int64_t> transfers_;
   double total_ = 0;
   std::uint64_t last_key_ = 0;

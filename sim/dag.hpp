@@ -42,6 +42,8 @@ struct Dag {
   std::vector<std::uint32_t> message_of;
   /// [stage * microbatches + microbatch]: backward or backward_input, the kind that made its input gradient.
   std::vector<OpKind> gradient_maker;
+  /// [stage, or the only one][kind]: each op with the rank to itself, before slow ranks and overrides.
+  std::vector<std::array<PairCost, 4>> alone;
   /// Every pair of stages that overlap somewhere, before slow ranks and overrides.
   std::unordered_map<std::uint64_t, PairCost> pairs;
   /// Some group of messages is waited for together.
@@ -55,6 +57,9 @@ struct Dag {
   /// The message that a send or receive takes part in.
   std::uint32_t message_of_op(const Op& message) const;
   const PairCost& pair(const Action& action) const;
+  const PairCost& single(const Op& op) const {
+    return alone[alone.size() == 1 ? 0 : op.stage.value][static_cast<std::size_t>(op.kind)];
+  }
 };
 
 /// Of a valid schedule. Throws BadInput where the costs do not fit it: a number of stages that is neither one

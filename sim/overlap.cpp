@@ -5,22 +5,111 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
+#include <optional>
+#include <span>
+#include <utility>
 
 namespace plumb {
 namespace {
 
-// One of the two ops on its way through its recipe.
-struct Runner {
-  const std::vector<Segment>* recipe = nullptr;
-  std::uint32_t next = 0;  // the segment that runs or waits
-  std::int64_t work = 0;   // what is left of it, in millionths of a nanosecond
-  std::int64_t asked = 0;  // when it asked for its lane
-  bool running = false;
-  std::size_t span = 0;  // of the running segment, in PairCost::segments
-  std::int64_t end = 0;  // of the last segment
+// A segment that waits for its lane, or has it.
+struct Request {
+  std::int64_t asked = 0;
+  std::uint32_t op = 0;  // the forward is 0: first on ties
+  std::uint32_t segment = 0;
+  auto operator<=>(const Request&) const = default;
+};
 
-  bool done() const { return next == recipe->size(); }
-  const Segment& segment() const { return (*recipe)[next]; }
+struct Running {
+  Request request;
+  std::int64_t work = 0;  // what is left, in millionths of a nanosecond
+  std::size_t span = 0;   // in PairCost::segments
+};
+
+class Lanes {
+ public:
+  Lanes(std::span<const OpCost* const> ops, const CostModel& cost) : ops_(ops), cost_(cost) {}
+
+  PairCost run() {
+    for (std::uint32_t op = 0; op < ops_.size(); ++op) ask(op);
+    while (start_waiting()) step();
+    PairCost result;
+    result.duration = Duration{now_};
+    result.forward_end = Duration{end_[0]};
+    result.backward_end = Duration{end_[ops_.size() - 1]};
+    result.segments = std::move(spans_);
+    return result;
+  }
+
+ private:
+  const Segment& segment(const Request& request) const { return ops_[request.op]->recipe[request.segment]; }
+
+  // Asks for the lane of the op's next segment, and of the one behind it where that need not wait for it.
+  void ask(std::uint32_t op) {
+    const auto& recipe = ops_[op]->recipe;
+    while (next_[op] < recipe.size()) {
+      const Request request{now_, op, next_[op]++};
+      waiting_[lane(recipe[request.segment])].push_back(request);
+      if (!recipe[request.segment].deferred) return;
+    }
+  }
+
+  // Gives free lanes away; false when nothing runs any more.
+  bool start_waiting() {
+    for (std::size_t l = 0; l < 2; ++l) {
+      if (running_[l] || waiting_[l].empty()) continue;
+      const auto first = std::min_element(waiting_[l].begin(), waiting_[l].end());
+      running_[l] = Running{*first, to_work(segment(*first).duration.ns), spans_.size()};
+      spans_.push_back({first->op == 1, first->segment, Duration{now_}, Duration{now_}});
+      waiting_[l].erase(first);
+    }
+    return running_[0] || running_[1];
+  }
+
+  // On to the next end of a segment.
+  void step() {
+    std::array<std::int64_t, 2> slowdown{million, million};
+    if (running_[0] && running_[1]) {
+      const WorkClass a = segment(running_[0]->request).work_class;
+      const WorkClass b = segment(running_[1]->request).work_class;
+      slowdown = {slowdown_ppm(cost_, a, b), slowdown_ppm(cost_, b, a)};
+    }
+    std::array<std::int64_t, 2> left{};
+    std::int64_t shortest = std::numeric_limits<std::int64_t>::max();
+    for (std::size_t l = 0; l < 2; ++l) {
+      if (!running_[l]) continue;
+      left[l] = time_for_work(running_[l]->work, slowdown[l]);
+      shortest = std::min(shortest, left[l]);
+    }
+    now_ += shortest;
+    std::array<std::optional<Running>, 2> ended;
+    for (std::size_t l = 0; l < 2; ++l) {
+      if (!running_[l]) continue;
+      if (left[l] > shortest) {
+        running_[l]->work -= work_in_time(shortest, slowdown[l]);
+      } else {
+        ended[l] = std::exchange(running_[l], std::nullopt);
+      }
+    }
+    for (const auto& done : ended) {
+      if (!done) continue;
+      spans_[done->span].end = Duration{now_};
+      end_[done->request.op] = now_;
+      if (!segment(done->request).deferred) ask(done->request.op);
+    }
+  }
+
+  static std::size_t lane(const Segment& segment) { return segment.lane == Lane::compute ? 0 : 1; }
+
+  std::span<const OpCost* const> ops_;
+  const CostModel& cost_;
+  std::int64_t now_ = 0;
+  std::array<std::uint32_t, 2> next_{};  // [op] the segment to ask for
+  std::array<std::int64_t, 2> end_{};    // [op] of its last segment so far
+  std::array<std::vector<Request>, 2> waiting_;
+  std::array<std::optional<Running>, 2> running_;
+  std::vector<PairSegment> spans_;
 };
 
 }  // namespace
@@ -36,68 +125,33 @@ std::uint32_t slowdown_ppm(const CostModel& cost, WorkClass of, WorkClass beside
 }
 
 PairCost derive_pair(const OpCost& forward, const OpCost& backward, const CostModel& cost) {
-  std::array<Runner, 2> ops{Runner{&forward.recipe}, Runner{&backward.recipe}};
-  PairCost pair;
-  std::int64_t now = 0;
-  while (true) {
-    for (const Lane lane : {Lane::compute, Lane::communication}) {
-      Runner* first = nullptr;
-      bool busy = false;
-      for (Runner& op : ops) {
-        if (op.done() || op.segment().lane != lane) continue;
-        busy |= op.running;
-        if (!first || op.asked < first->asked) first = &op;
-      }
-      if (busy || !first) continue;
-      first->running = true;
-      first->work = to_work(first->segment().duration.ns);
-      first->span = pair.segments.size();
-      pair.segments.push_back({first == &ops[1], first->next, Duration{now}, Duration{now}});
-    }
-    const bool both = ops[0].running && ops[1].running;
-    std::array<std::int64_t, 2> slowdown{million, million};
-    if (both) {
-      const WorkClass f = ops[0].segment().work_class;
-      const WorkClass b = ops[1].segment().work_class;
-      slowdown = {slowdown_ppm(cost, f, b), slowdown_ppm(cost, b, f)};
-    }
-    std::array<std::int64_t, 2> left{};
-    std::int64_t step = -1;
-    for (std::size_t i = 0; i < 2; ++i) {
-      if (!ops[i].running) continue;
-      left[i] = time_for_work(ops[i].work, slowdown[i]);
-      step = step < 0 ? left[i] : std::min(step, left[i]);
-    }
-    if (step < 0) break;
-    now += step;
-    for (std::size_t i = 0; i < 2; ++i) {
-      Runner& op = ops[i];
-      if (!op.running) continue;
-      if (left[i] > step) {
-        op.work -= work_in_time(step, slowdown[i]);
-        continue;
-      }
-      pair.segments[op.span].end = Duration{now};
-      op.running = false;
-      op.end = op.asked = now;
-      ++op.next;
-    }
+  const std::array<const OpCost*, 2> ops{&forward, &backward};
+  return Lanes(ops, cost).run();
+}
+
+PairCost derive_alone(const OpCost& op, const CostModel& cost) {
+  const auto& recipe = op.recipe;
+  if (std::any_of(recipe.begin(), recipe.end(), [](const Segment& segment) { return segment.deferred; })) {
+    const std::array<const OpCost*, 1> ops{&op};
+    return Lanes(ops, cost).run();
   }
-  PLUMB_CHECK(ops[0].done() && ops[1].done());
-  pair.forward_end = Duration{ops[0].end};
-  pair.backward_end = Duration{ops[1].end};
-  pair.duration = Duration{now};
-  return pair;
+  // One segment after the other: nothing runs beside anything.
+  PairCost alone;
+  for (std::uint32_t k = 0; k < recipe.size(); ++k) {
+    const Duration end = alone.duration + recipe[k].duration;
+    alone.segments.push_back({false, k, alone.duration, end});
+    alone.duration = end;
+  }
+  alone.forward_end = alone.backward_end = alone.duration;
+  return alone;
 }
 
 PairCost pair_cost(Stage forward, Stage backward, const CostModel& cost) {
   const OpCost& f = cost.stage(forward).forward;
-  const OpCost& b = cost.stage(backward).backward;
-  const auto measured = cost.measured_pairs.find({forward, backward});
-  const std::optional<Duration> whole =
-      measured != cost.measured_pairs.end() ? std::optional(measured->second) : cost.any_pair;
-  if (whole) return {*whole, std::min(total(f), *whole), *whole, {}};
-  return derive_pair(f, b, cost);
+  if (const auto whole = cost.stated_pair(forward, backward)) {
+    return {*whole, std::min(derive_alone(f, cost).duration, *whole), *whole, {}};
+  }
+  return derive_pair(f, cost.stage(backward).backward, cost);
 }
 
 }  // namespace plumb

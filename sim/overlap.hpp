@@ -1,4 +1,4 @@
-// What a forward and a backward cost that run at once on one rank.
+// How long recipes take on the two lanes of a rank: one op alone, or a forward beside a backward.
 #pragma once
 #include "schedules/ir/cost_model.hpp"
 
@@ -7,7 +7,7 @@
 
 namespace plumb {
 
-/// When one segment of a pair's two recipes runs, since the pair began.
+/// When one segment of an action's recipes runs, since the action began.
 struct PairSegment {
   bool of_backward = false;
   std::uint32_t segment = 0;  // index into the op's recipe
@@ -25,14 +25,19 @@ struct PairCost {
 };
 
 /// Runs both recipes on the rank's two lanes at once. A lane serves one segment at a time, first come first
-/// served, the forward first on ties; an op asks for its next segment's lane when its previous segment ends.
-/// While both lanes are busy, work of class a lasts cost.slowdown_ppm[a][b] millionths of its time beside
-/// class b. Segments end on the first whole nanosecond at which their work is done.
+/// served, the forward first on ties; an op asks for its next segment's lane when the segment before it ends
+/// (a deferred one keeps nobody, see Segment). While both lanes are busy, work of class a lasts
+/// cost.slowdown_ppm[a][b] millionths of its time beside class b. Segments end on the first whole nanosecond
+/// at which their work is done.
 PairCost derive_pair(const OpCost& forward, const OpCost& backward, const CostModel& cost);
 
-/// What an overlapped pair of these stages costs: as measured, else what every pair costs (`any_pair`), else
-/// derived. For a pair that was measured as a whole, the forward's part ends after the forward's own duration
-/// (at the latest with the pair) and the backward's with the pair.
+/// An op with the rank to itself, by the same rules: its deferred segments may run beside the others.
+/// `forward_end` and `backward_end` are both its end.
+PairCost derive_alone(const OpCost& op, const CostModel& cost);
+
+/// What an overlapped pair of these stages costs: CostModel::stated_pair where there is one, otherwise
+/// derived. For a stated pair the forward's part ends after the forward's own duration (at the latest with
+/// the pair) and the backward's with the pair.
 PairCost pair_cost(Stage forward, Stage backward, const CostModel& cost);
 
 /// slowdown_ppm[of][beside], and 1,000,000 where the table has no such entry.

@@ -57,11 +57,9 @@ void append_segments(const Action& action, TimePoint begin, TimePoint end, const
   if (!action.is_pair()) {
     const OpCost& op = cost.stage(action.first().stage).of(action.first().kind);
     if (op.recipe.size() < 2) return;
-    const std::int64_t whole = total(op).ns;
-    Duration at;
-    for (const Segment& segment : op.recipe) {
-      add(action.first(), segment, at, at + segment.duration, whole);
-      at += segment.duration;
+    const PairCost& alone = dag.single(action.first());
+    for (const PairSegment& span : alone.segments) {
+      add(action.first(), op.recipe[span.segment], span.begin, span.end, alone.duration.ns);
     }
     return;
   }

@@ -1,0 +1,44 @@
+// plumb: one binary. Parses the command line, runs the subcommand, maps what went wrong to an exit code:
+// 0 good, 1 the answer is no, 2 bad input.
+#include "schedules/ir/error.hpp"
+#include "tools/command.hpp"
+#include "tools/spelling.hpp"
+
+#include <algorithm>
+#include <new>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+int main(int argc, char** argv) {
+  using namespace plumb::tools;
+  std::ios::sync_with_stdio(false);
+  Console console = process_console();
+  CLI::App app("Plans pipeline-parallel training: schedules, simulator, traces.", "plumb");
+  app.set_version_flag("--version", "plumb " PLUMB_VERSION);
+  app.require_subcommand(1);
+  const std::vector<Command> commands{schedules_command(app), schedule_command(app), check_command(app),
+                                      simulate_command(app),  costs_command(app),    plan_command(app),
+                                      trace_command(app)};
+  int code = 0;
+  try {
+    app.parse(argc, argv);
+    const auto chosen =
+        std::find_if(commands.begin(), commands.end(), [](const Command& c) { return c.app->parsed(); });
+    code = chosen->run(console);
+    console.out.flush();
+    if (!console.out) throw plumb::BadInput("standard output", "cannot be written");
+  } catch (const CLI::Success& wanted) {
+    return app.exit(wanted, console.out, console.err);
+  } catch (const CLI::ParseError& error) {
+    console.err << "plumb: " << error.what() << did_you_mean(app, argc, argv) << "\n";
+    return 2;
+  } catch (const plumb::BadInput& error) {
+    console.err << "plumb: " << error.what() << "\n";
+    return 2;
+  } catch (const std::bad_alloc&) {
+    console.err << "plumb: not enough memory for this request\n";
+    return 2;
+  }
+  return code;
+}

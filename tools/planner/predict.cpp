@@ -1,0 +1,16 @@
+#include "tools/planner/predict.hpp"
+
+#include "sim/memory.hpp"
+#include "sim/simulate.hpp"
+
+namespace plumb {
+
+Prediction predict(const LoweredSchedule& schedule, const CostModel& cost, const ExecutionOptions& options) {
+  Prediction prediction;
+  prediction.timeline = simulate(schedule, cost, options);
+  prediction.memory = profile_memory(prediction.timeline, schedule, cost);
+  prediction.report = summarize(prediction.timeline, prediction.memory);
+  return prediction;
+}
+
+}  // namespace plumb
