@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
-#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -74,6 +73,7 @@ class Picture {
     for (const PictureInput& input : inputs) {
       const StepBounds bounds = step_bounds(input.timeline);
       begins_.push_back(bounds.begin);
+      shares_.push_back(forward_share_milli(input.timeline));
       full_ = std::max(full_, bounds.makespan());
       for (const RankTimeline& rank : input.timeline.ranks) {
         for (const CollectiveSpan& span : rank.collectives) full_ = std::max(full_, span.end - bounds.begin);
@@ -147,7 +147,8 @@ class Picture {
     if (wanted.empty()) return 900;
     const auto most = wanted.begin() + static_cast<std::ptrdiff_t>(wanted.size() * 9 / 10);
     std::nth_element(wanted.begin(), most, wanted.end());
-    return std::clamp<std::int64_t>(*most + left_margin + right_margin, 900, 8000);
+    return std::clamp<std::int64_t>(*most + left_margin + right_margin, 900,
+                                    std::max<std::int64_t>(900, options_.most_width));
   }
 
   std::string title_of(std::size_t i) const {
@@ -189,6 +190,7 @@ class Picture {
 
   void row(std::size_t i, std::uint32_t r, const Shading& shading, std::int64_t y) {
     const RankTimeline& rank = inputs_[i].timeline.ranks[r];
+    const std::int64_t forward_share = shares_[i];
     put(R"(<text x="{}" y="{}" font-size="11" text-anchor="end" fill="{}">rank {}</text>)"
         "\n",
         left_margin - 8, y + 17, quiet, r);
@@ -204,7 +206,7 @@ class Picture {
         cell(i, r, span, span.action.first(), begin, end, y, shading);
         continue;
       }
-      const Px middle = begin + share(end - begin, forward_share(i), 1000);
+      const Px middle = begin + share(end - begin, forward_share, 1000);
       cell(i, r, span, span.action.first(), begin, middle, y, shading);
       cell(i, r, span, span.action.second(), middle, end, y, shading);
     }
@@ -229,31 +231,6 @@ class Picture {
           to_text(x(i, span.begin)), y + row_height - 5, to_text(x(i, span.end) - x(i, span.begin)),
           tooltip(plumb::to_string(span.op), span.begin, span.end, begins_[i]));
     }
-  }
-
-  // The forward's part of a pair, in thousandths: what it takes alone beside what the backward takes alone.
-  std::int64_t forward_share(std::size_t i) {
-    if (shares_.size() < inputs_.size()) shares_.resize(inputs_.size());
-    if (shares_[i]) return *shares_[i];
-    std::array<Duration, 4> shortest{};
-    for (const RankTimeline& rank : inputs_[i].timeline.ranks) {
-      for (const ComputeSpan& span : rank.compute) {
-        if (span.action.is_pair()) continue;
-        Duration& known = shortest[static_cast<std::size_t>(span.action.first().kind)];
-        const Duration duration = span.end - span.begin;
-        if (known == Duration{} || duration < known) known = duration;
-      }
-    }
-    const auto of = [&](OpKind kind) { return shortest[static_cast<std::size_t>(kind)]; };
-    const Duration forward = of(OpKind::forward);
-    Duration backward = of(OpKind::backward);
-    if (backward == Duration{}) backward = of(OpKind::backward_input) + of(OpKind::backward_weight);
-    std::int64_t thousandths = 333;
-    if (forward.ns > 0 && backward.ns > 0) {
-      thousandths = share({1000}, forward.ns, (forward + backward).ns).hundredths;
-    }
-    shares_[i] = std::clamp<std::int64_t>(thousandths, 200, 500);
-    return *shares_[i];
   }
 
   std::string tooltip(const std::string& what, TimePoint begin, TimePoint end, TimePoint origin) const {
@@ -435,9 +412,9 @@ class Picture {
 
   const std::vector<PictureInput>& inputs_;
   const SvgOptions& options_;
-  std::vector<TimePoint> begins_;  // [input]
-  std::vector<Curves> curves_;     // [input]
-  std::vector<std::optional<std::int64_t>> shares_;
+  std::vector<TimePoint> begins_;     // [input]
+  std::vector<Curves> curves_;        // [input]
+  std::vector<std::int64_t> shares_;  // [input] forward_share_milli
   Duration full_;
   std::int64_t most_bytes_ = 0;
   std::int64_t most_chunks_ = 0;
@@ -455,6 +432,42 @@ class Picture {
 
 std::string svg_picture(const std::vector<PictureInput>& inputs, const SvgOptions& options) {
   return Picture(inputs, options).draw();
+}
+
+std::string svg_legend() {
+  std::string text =
+      R"(<svg xmlns="http://www.w3.org/2000/svg" width="620" height="22" font-family="sans-serif" font-size="11">)";
+  std::int64_t at = 0;
+  for (const auto& [kind, name] : std::array<std::pair<OpKind, std::string_view>, 4>{
+           {{OpKind::forward, "forward"},
+            {OpKind::backward, "backward"},
+            {OpKind::backward_input, "backward for input"},
+            {OpKind::backward_weight, "backward for weights"}}}) {
+    text += fmt::format(
+        R"(<rect x="{}" y="2" width="20" height="18" fill="{}"/><text x="{}" y="15" text-anchor="middle" fill="{}">{}</text>)"
+        R"(<text x="{}" y="15" fill="{}">{}</text>)",
+        at, fill(kind, 0), at + 10, ink, letters(kind), at + 26, ink, name);
+    at += 50 + 6 * static_cast<std::int64_t>(name.size());
+  }
+  return text + "</svg>\n";
+}
+
+std::int64_t forward_share_milli(const Timeline& timeline) {
+  std::array<Duration, 4> shortest{};
+  for (const RankTimeline& rank : timeline.ranks) {
+    for (const ComputeSpan& span : rank.compute) {
+      if (span.action.is_pair()) continue;
+      Duration& known = shortest[static_cast<std::size_t>(span.action.first().kind)];
+      const Duration duration = span.end - span.begin;
+      if (known == Duration{} || duration < known) known = duration;
+    }
+  }
+  const auto of = [&](OpKind kind) { return shortest[static_cast<std::size_t>(kind)]; };
+  const Duration forward = of(OpKind::forward);
+  Duration backward = of(OpKind::backward);
+  if (backward == Duration{}) backward = of(OpKind::backward_input) + of(OpKind::backward_weight);
+  if (forward.ns <= 0 || backward.ns <= 0) return 333;
+  return std::clamp<std::int64_t>(share({1000}, forward.ns, (forward + backward).ns).hundredths, 200, 500);
 }
 
 std::uint64_t count_cells(const std::vector<PictureInput>& inputs) {

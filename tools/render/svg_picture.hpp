@@ -18,9 +18,10 @@ struct PictureInput {
 };
 
 struct SvgOptions {
-  /// Pixels across, margins included; 0: wide enough that most numbers fit, between 900 and 8000.
+  /// Pixels across, margins included; 0: wide enough that most numbers fit, between 900 and most_width.
   std::uint32_t width = 0;
-  bool memory = false;  // a memory curve under each timeline
+  std::uint32_t most_width = 8000;  // of a width that is not given
+  bool memory = false;              // a memory curve under each timeline
   bool legend = true;
   /// A tooltip on every action and on every wait (its cause).
   bool tooltips = true;
@@ -36,5 +37,12 @@ std::string svg_picture(const std::vector<PictureInput>& inputs, const SvgOption
 
 /// The number of compute ops that the picture would draw: an SVG of more than about 5,000 is slow to show.
 std::uint64_t count_cells(const std::vector<PictureInput>& inputs);
+
+/// What the colours and letters mean, as a picture of its own.
+std::string svg_legend();
+
+/// The forward's part of a pair's width, in thousandths: what the shortest single forward takes beside the
+/// shortest single backward, a third where the timeline has none; between a fifth and a half.
+std::int64_t forward_share_milli(const Timeline& timeline);
 
 }  // namespace plumb::render
