@@ -5,7 +5,8 @@
 #include "sim/overlap.hpp"
 #include "tools/command.hpp"
 #include "tools/options.hpp"
-#include "tools/table.hpp"
+#include "tools/render/report_tables.hpp"
+#include "tools/render/table.hpp"
 
 #include <memory>
 
@@ -37,17 +38,24 @@ std::vector<StageTotals> totals(const CostModel& cost) {
 void print_text(std::ostream& out, const Calibration& calibration, const CostModel& cost,
                 const std::vector<StageTotals>& sums) {
   fmt::print(out, "{}: {}\n\n", calibration.name, calibration.about);
-  Table table({"stage", "forward ms", "backward_input ms", "backward_weight ms", "backward ms",
-               "forward beside backward ms", "saves"});
-  const auto ms = [](Duration d) { return fmt::format("{:.3f}", static_cast<double>(d.ns) / 1e6); };
+  render::Table table;
+  table.head = {"stage",
+                "forward ms",
+                "backward_input ms",
+                "backward_weight ms",
+                "backward ms",
+                "forward beside backward ms",
+                "saves"};
   for (std::size_t s = 0; s < sums.size(); ++s) {
     const StageTotals& sum = sums[s];
-    const double serial = static_cast<double>((sum.forward + sum.backward).ns);
-    table.add({cost.stages.size() == 1 ? "each" : fmt::format("{}", s), ms(sum.forward),
-               ms(sum.backward_input), ms(sum.backward_weight), ms(sum.backward), ms(sum.overlapped),
-               fmt::format("{:.1f} %", 100 * (1 - static_cast<double>(sum.overlapped.ns) / serial))});
+    const Duration serial = sum.forward + sum.backward;
+    table.rows.push_back({cost.stages.size() == 1 ? "each" : fmt::format("{}", s),
+                          render::milliseconds(sum.forward), render::milliseconds(sum.backward_input),
+                          render::milliseconds(sum.backward_weight), render::milliseconds(sum.backward),
+                          render::milliseconds(sum.overlapped),
+                          render::percent(serial - sum.overlapped, serial) + " %"});
   }
-  out << table.text() << "\n";
+  out << to_text(table) << "\n";
   for (const auto& [figure, source] : cost.sources) fmt::print(out, "{:<20} {}\n", figure, source);
 }
 

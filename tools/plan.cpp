@@ -8,10 +8,11 @@
 #include "sim/estimate.hpp"
 #include "sim/report_json.hpp"
 #include "tools/command.hpp"
+#include "tools/documents.hpp"
 #include "tools/options.hpp"
 #include "tools/planner/predict.hpp"
-#include "tools/report_text.hpp"
-#include "tools/table.hpp"
+#include "tools/render/report_tables.hpp"
+#include "tools/render/table.hpp"
 
 #include <filesystem>
 #include <memory>
@@ -58,22 +59,40 @@ void print_json(std::ostream& out, const PlanResult& result) {
   out << "]}\n";
 }
 
-Table plan_table(const PlanResult& result) {
-  Table table({"schedule", "chunks", "microbatches", "step ms", "ms a microbatch", "bubble", "activations",
-               "copies"});
+render::Table plan_table(const PlanResult& result) {
+  render::Table table;
+  table.head = {"schedule",        "chunks", "microbatches", "step ms",
+                "ms a microbatch", "bubble", "activations",  "copies"};
   for (const Plan& plan : result.plans) {
-    table.add({std::string(plan.generator->name), fmt::format("{}", *plan.shape.chunks),
-               fmt::format("{}", plan.shape.microbatches), ms(plan.report.step_time),
-               fmt::format("{:.3f}", 1e3 / plan.microbatches_per_s), percent(plan.report.idle_share),
-               fmt::format("{:.2f}", plan.activation_share), fmt::format("{}", plan.generator->copies)});
+    table.rows.push_back(
+        {std::string(plan.generator->name), fmt::format("{}", *plan.shape.chunks),
+         fmt::format("{}", plan.shape.microbatches), render::milliseconds(plan.report.step_time),
+         fmt::format("{:.3f}", 1e3 / plan.microbatches_per_s),
+         fmt::format("{:.2f} %", 100 * plan.report.idle_share), fmt::format("{:.2f}", plan.activation_share),
+         fmt::format("{}", plan.generator->copies)});
   }
   return table;
 }
 
+render::Table ruled_out_table(const PlanResult& result) {
+  render::Table table;
+  table.head = {"schedule", "microbatches", "reason"};
+  for (const RuledOut& ruled : result.ruled_out) {
+    table.rows.push_back({ruled.schedule, fmt::format("{}", ruled.microbatches), ruled.reason});
+  }
+  return table;
+}
+
+constexpr const char* how_to_read =
+    "Best first, by time a microbatch. Every plan runs the same layers on the same ranks. Activations are "
+    "what the fullest rank "
+    "holds, in shares of a rank's layers (one microbatch of 1F1B's stage is 1); copies are of the model's "
+    "parameters.";
+
 void print_text(std::ostream& out, const Options& options, const PlanResult& result) {
   fmt::print(out, "{} ranks, best first (by time a microbatch); activations in shares of a rank's layers\n\n",
              options.ranks);
-  out << plan_table(result).text();
+  out << to_text(plan_table(result));
   if (!result.ruled_out.empty()) out << "\nruled out:\n";
   for (const RuledOut& ruled : result.ruled_out)
     fmt::print(out, "  m={:<4} {}\n", ruled.microbatches, ruled.reason);
@@ -88,6 +107,50 @@ CostsForStages costs_for(const Options& options) {
   const CostModel share = options.costs.load(options.ranks);
   return
       [share, ranks = options.ranks](std::uint32_t stages) { return scaled_to_stages(share, ranks, stages); };
+}
+
+// Everything a person needs of a plan, in one folder.
+void write_folder(Console& console, const Options& options, const PlanRequest& request,
+                  const CostsForStages& costs, const PlanResult& result) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  fs::create_directories(options.out, error);
+  if (error) throw BadInput(options.out, fmt::format("cannot be made: {}", error.message()));
+  const auto in_folder = [&](const char* file) { return (fs::path(options.out) / file).string(); };
+  write_output(console, in_folder("plan.json"), [&](std::ostream& out) { print_json(out, result); });
+
+  // The best few, as a picture can show them.
+  constexpr std::size_t pictured = 4;
+  std::vector<LoweredSchedule> schedules;
+  std::vector<Prediction> predictions;
+  for (std::size_t i = 0; i < std::min(pictured, result.plans.size()); ++i) {
+    schedules.push_back(make_lowered(*result.plans[i].generator, result.plans[i].shape, request.lowering));
+    predictions.push_back(predict(schedules.back(), costs(schedules.back().stages), request.execution));
+  }
+  if (predictions.empty()) return;
+  std::vector<render::ReportInput> inputs;
+  for (const Prediction& p : predictions) inputs.push_back({p.report, &p.timeline, &p.memory});
+  Page page{
+      fmt::format("Plans for {} ranks", options.ranks), {{"Plans", how_to_read, plan_table(result)}}, {}};
+  if (!result.ruled_out.empty()) page.sections.push_back({"Ruled out", "", ruled_out_table(result)});
+  write_documents(console, {{in_folder("report.md"), in_folder("report.html")}, in_folder("picture.svg")},
+                  page, inputs);
+
+  const Prediction& best = predictions.front();
+  write_output(console, in_folder("trace.json"), [&](std::ostream& out) {
+    write_chrome_trace(out, {{best.timeline, &best.memory, ""}});
+  });
+  write_output(console, in_folder("schedule.json"),
+               [&](std::ostream& out) { write_schedule_json(out, without_messages(schedules.front())); });
+  try {
+    write_output(console, in_folder("schedule.csv"),
+                 [&](std::ostream& out) { write_pytorch_csv(out, without_messages(schedules.front())); });
+  } catch (const BadInput& refused) {
+    fmt::print(console.err, "plumb: no CSV for PyTorch: {}\n", refused.what());
+  }
+  fmt::print(console.err,
+             "plumb: wrote plan.json, report.md, report.html, picture.svg, trace.json and schedule.* to {}\n",
+             options.out);
 }
 
 int run(const Options& options, Console& console) {
@@ -107,6 +170,7 @@ int run(const Options& options, Console& console) {
     if (console.err_is_terminal)
       fmt::print(console.err, "\r{} of {} candidates{}", done, of, done == of ? "\r\033[K" : "");
   });
+  if (!options.out.empty()) write_folder(console, options, request, costs, result);
   if (options.json) {
     print_json(console.out, result);
   } else {
@@ -148,6 +212,11 @@ Command plan_command(CLI::App& app) {
                    "The most activations a rank may hold, in shares of its layers")
       ->type_name("X")
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option(
+          "--out", options->out,
+          "Write plan, report (.md, .html), picture, and the best plan's trace and schedule into this folder")
+      ->type_name("FOLDER");
   add_json(*command, options->json);
   return {command, [options](Console& console) { return run(*options, console); }};
 }

@@ -14,11 +14,6 @@ namespace plumb::tools {
 /// Step time, bubble and its causes, then a row a rank.
 std::string report_text(const Report& report);
 
-/// `12.34 %`.
-std::string percent(double share);
-/// Milliseconds with three decimals, without a unit.
-std::string ms(Duration duration);
-
 /// Says on `err` when a trace of the timeline will be too large for its viewers.
 void warn_of_large_trace(Console& console, const Timeline& timeline);
 
