@@ -105,7 +105,7 @@ std::string cause_bars(const std::vector<ReportInput>& inputs) {
               figure);
       if (length >= px(36)) {
         svg.words(px(left) + from + Px{length.hundredths / 2}, px(y + 17), "middle", 10, text,
-                  figure.substr(0, figure.size() - 1) + " %");
+                  percent(duration, all, 1) + " %");
       }
     };
     part("compute", compute_of(report), compute_fill, "#ffffff");

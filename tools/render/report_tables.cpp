@@ -33,9 +33,9 @@ std::string decimals(std::int64_t value, std::int64_t divisor, int power, int di
 
 std::string milliseconds(Duration duration) { return decimals(duration.ns, 1'000'000, 0, 3); }
 std::string gibibytes(Bytes bytes) { return decimals(bytes.count, std::int64_t{1} << 30, 0, 2); }
-std::string percent(Duration part, Duration whole) {
-  if (whole.ns <= 0) return "0.00";
-  return decimals(part.ns, whole.ns, 2, 2);
+std::string percent(Duration part, Duration whole, int digits) {
+  if (whole.ns <= 0) return decimals(0, 1, 0, digits);
+  return decimals(part.ns, whole.ns, 2, digits);
 }
 
 std::string title_of(const ReportInput& input) {

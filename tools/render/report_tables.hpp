@@ -41,7 +41,7 @@ Table rank_table(const Report& report);
 std::string milliseconds(Duration duration);
 /// `9.15`: GiB to two decimals.
 std::string gibibytes(Bytes bytes);
-/// `12.34`: of a whole, in percent to two decimals; `0.00` of nothing.
-std::string percent(Duration part, Duration whole);
+/// `12.34`: of a whole, in percent to `digits` decimals; zero of nothing.
+std::string percent(Duration part, Duration whole, int digits = 2);
 
 }  // namespace plumb::render

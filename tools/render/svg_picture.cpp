@@ -176,6 +176,15 @@ class Picture {
     y += title_height;
 
     const Shading shading(input.timeline);
+    // One legend for all: what a shade means here, and what it means in another timeline.
+    for (std::size_t k = 0; k < shading.names().size(); ++k) {
+      const std::string& name = shading.names()[k];
+      if (k == shade_names_.size()) {
+        shade_names_.push_back(name);
+      } else if (shade_names_[k].find(name) == std::string::npos) {
+        shade_names_[k] += " or " + name;
+      }
+    }
     const auto idle = options_.tooltips ? idle_gaps(input.timeline) : std::vector<std::vector<IdleSlice>>{};
     for (std::uint32_t r = 0; r < input.timeline.ranks.size(); ++r, y += row_pitch) {
       row(i, r, shading, y);
@@ -245,7 +254,6 @@ class Picture {
     const std::uint32_t shade = shading.of(Rank{r}, op);
     drawn_[static_cast<std::size_t>(op.kind)] = true;
     if (span.action.is_pair()) has_pairs_ = true;
-    if (shading.names().size() > shade_names_.size()) shade_names_ = shading.names();
     put(R"(<rect x="{}" y="{}" width="{}" height="{}" fill="{}">{}</rect>)", to_text(begin), y,
         to_text(width), row_height, fill(op.kind, shade),
         tooltip(fmt::format("{} {}", words(op.kind), plumb::to_string(span.action)), span.begin, span.end,

@@ -75,6 +75,7 @@ TEST(ReportTables, GiveUnitsAndRoundToThem) {
   EXPECT_EQ(milliseconds(Duration{-400}), "0.000");
   EXPECT_EQ(gibibytes(Bytes{(9ll << 30) + (1ll << 29)}), "9.50");
   EXPECT_EQ(percent(Duration{1}, Duration{3}), "33.33");
+  EXPECT_EQ(percent(Duration{2}, Duration{3}, 1), "66.7");
   EXPECT_EQ(percent(Duration{1}, Duration{0}), "0.00");
 }
 

@@ -131,6 +131,15 @@ TEST(SvgPicture, SetsTimelinesOnOneAxis) {
   EXPECT_EQ(begins.size(), 1);
 }
 
+TEST(SvgPicture, NamesEveryMeaningOfAShade) {
+  const Timeline chunks = test::timeline_of(with_pairs(), {}, Duration{1'000'000});
+  const Timeline directions = test::timeline_of(
+      test::schedule_of("two ways", 2, 2, {"0F0 1F1 1B1 0B0", "0F1 1F0 1B0 0B1"}), {}, Duration{1'000'000});
+  const std::string svg = svg_picture({{chunks}, {directions}, {chunks}});
+  EXPECT_NE(svg.find(">chunk 1 or direction 1<"), std::string::npos);
+  EXPECT_NE(svg.find(">chunk 2 or direction 2<"), std::string::npos);
+}
+
 TEST(SvgPicture, EscapesTextAndRefersToNothing) {
   Timeline timeline = test::timeline_of(one_f_one_b(), {}, Duration{1'000'000});
   timeline.name = "<script>alert('x')</script>&\"\x01";
