@@ -71,7 +71,7 @@ struct LowerOptions {
 ///
 /// per_op: a send stands right behind its producer and the matching receive at the end of what the receiver
 /// has so far, in one global linear order; so the lists run even where every message blocks until its peer
-/// arrives. This is PyTorch's own lowering, list for list.
+/// arrives: the rule of PyTorch's own lowering, without the idle slots that it also counts.
 ///
 /// batched: before an action the rank launches, as one group, the sends left over from the actions before it
 /// and the receives that this action needs, and waits for all of them. Where that alone would wait in a ring
