@@ -16,8 +16,10 @@ compute   The profile was taken while forward and backward overlapped, so a phas
           The window, not the busy time: mlp(W) waits for a part of itself that runs on a second stream.
 all-to-all  The median of the kernel that moves the data. In the backward, dispatch runs a combine kernel and
           combine a cached dispatch kernel.
-notify    The kernels that agree on sizes ahead of the data. Their durations hold waiting for the slowest rank;
-          the minimum is the one with the least of it.
+notify    The rest of the time for which the communication stream was busy with the phase: kernels that agree on
+          sizes and wait for the slowest of the 64 ranks. Ranks that exchange with each other always wait for
+          each other a little, so the waiting is part of what a phase costs; but it moves no data and slows no
+          computation.
 """
 import json
 import sys
@@ -39,8 +41,8 @@ def main():
     factor = sum(p["with_a2a_us"] for p in pairs) / sum(p["without_comm_us"] for p in pairs)
     kernels = profile["comm_kernels"]
 
-    def kernel(name, field):
-        found = [k[field] for k in kernels if name in k["kernel"]]
+    def kernel(name):
+        found = [k["median_us"] for k in kernels if name in k["kernel"]]
         assert len(found) == 1, name
         return found[0]
 
@@ -51,30 +53,25 @@ def main():
         segment = {"name": name, "lane": "compute", "class": "compute", "duration_ns": round(alone * 1000)}
         return {**segment, "deferred": True} if deferred else segment
 
-    def notify(name, us):
-        return {"name": name, "lane": "communication", "class": "notify", "duration_ns": round(us * 1000)}
+    def exchange(phase, kernel_name):
+        """The waiting, then the data, of one phase on the communication stream."""
+        busy = phases[phase]["stream27_busy_us"]["median"]
+        data = kernel(kernel_name)
+        segment = {"lane": "communication"}
+        return [{"name": "notify", **segment, "class": "notify", "duration_ns": round((busy - data) * 1000)},
+                {"name": phase.split("(")[0], **segment, "class": "all_to_all", "duration_ns": round(data * 1000)}]
 
-    def all_to_all(name, us):
-        return {"name": name, "lane": "communication", "class": "all_to_all", "duration_ns": round(us * 1000)}
-
-    cached_notify = kernel("cached_notify", "min_us")
-    first_notify = kernel("notify_dispatch", "min_us") + kernel("get_dispatch_layout", "min_us")
-    dispatch = kernel("dispatch<false, 8, false, 8>", "median_us")
-    cached_dispatch = kernel("dispatch<false, 8, true, 8>", "median_us")
-    combine = kernel("combine<false", "median_us")
-
+    dispatch, cached_dispatch, combine = "dispatch<false, 8, false, 8>", "dispatch<false, 8, true, 8>", "combine<false"
     forward = [
-        compute("attn(F)", "attention"),
-        notify("notify", first_notify), all_to_all("dispatch", dispatch),
-        compute("mlp(F)", "experts"),
-        notify("notify", cached_notify), all_to_all("combine", combine),
+        compute("attn(F)", "attention"), *exchange("dispatch(F)", dispatch),
+        compute("mlp(F)", "experts"), *exchange("combine(F)", combine),
     ]
 
     def backward(weights, deferred):
-        out = [notify("notify", cached_notify), all_to_all("combine", cached_dispatch), compute("mlp(B)", "experts")]
+        out = [*exchange("combine(B)", cached_dispatch), compute("mlp(B)", "experts")]
         if weights:
             out.append(compute("mlp(W)", "experts weight", deferred))
-        out += [notify("notify", cached_notify), all_to_all("dispatch", combine), compute("attn(B)", "attention")]
+        out += [*exchange("dispatch(B)", combine), compute("attn(B)", "attention")]
         if weights:
             out.append(compute("attn(W)", "attention weight", deferred))
         return out
