@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& wanted) {
     return app.exit(wanted, console.out, console.err);
   } catch (const CLI::ParseError& error) {
-    console.err << "plumb: " << error.what() << did_you_mean(app, argc, argv) << "\n";
+    console.err << "plumb: " << what_went_wrong(app, error, argc, argv) << "\n";
     return 2;
   } catch (const plumb::BadInput& error) {
     console.err << "plumb: " << error.what() << "\n";

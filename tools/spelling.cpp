@@ -3,6 +3,8 @@
 #include "schedules/ir/nearest.hpp"
 
 #include <algorithm>
+#include <string_view>
+#include <vector>
 
 namespace plumb::tools {
 namespace {
@@ -17,8 +19,7 @@ std::vector<std::string> words_of(const CLI::App& app) {
   return words;
 }
 
-}  // namespace
-
+// ` (did you mean 'compare'?)` for the first word or flag that is none of the program's and is close to one.
 std::string did_you_mean(const CLI::App& app, int argc, const char* const* argv) {
   const CLI::App* level = &app;
   for (int i = 1; i < argc; ++i) {
@@ -35,6 +36,20 @@ std::string did_you_mean(const CLI::App& app, int argc, const char* const* argv)
     return meant.empty() ? "" : " (did you mean '" + std::string(meant) + "'?)";
   }
   return "";
+}
+
+}  // namespace
+
+std::string what_went_wrong(const CLI::App& app, const CLI::ParseError& error, int argc,
+                            const char* const* argv) {
+  std::string text = error.what();
+  const std::string first = argc > 1 ? argv[1] : "";
+  const std::vector<std::string> known = words_of(app);
+  if (!first.empty() && !first.starts_with("-") &&
+      std::find(known.begin(), known.end(), first) == known.end()) {
+    text = "'" + first.substr(0, 60) + "' is no command; `plumb --help` lists them";
+  }
+  return text + did_you_mean(app, argc, argv);
 }
 
 }  // namespace plumb::tools

@@ -2,6 +2,7 @@
 
 #include "schedules/generators/families.hpp"
 #include "schedules/ir/error.hpp"
+#include "schedules/ir/nearest.hpp"
 
 #include <algorithm>
 #include <array>
@@ -36,22 +37,6 @@ constexpr std::array table{
 };
 // clang-format on
 
-// Levenshtein distance, for "did you mean".
-std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row.back();
-}
-
 }  // namespace
 
 std::span<const Generator* const> generators() { return table; }
@@ -65,21 +50,19 @@ const Generator* find_generator(std::string_view name) {
 
 const Generator& generator(std::string_view name) {
   if (const Generator* found = find_generator(name)) return *found;
-  std::string names;
-  const Generator* nearest = nullptr;
-  std::size_t best = 4;  // further away is no typo
-  for (const Generator* generator : table) {
-    names += ' ';
-    names += generator->name;
-    if (const std::size_t d = distance(name, generator->name); d < best) best = d, nearest = generator;
-  }
-  throw BadInput(fmt::format("no schedule is called '{}'{}; the schedules are:{}", name,
-                             nearest ? fmt::format(" (did you mean {}?)", nearest->name) : "", names));
+  std::vector<std::string_view> names;
+  for (const Generator* row : table) names.push_back(row->name);
+  const std::string_view meant = nearest(name, names);
+  throw BadInput(fmt::format("no schedule is called '{}'{}; the schedules are: {}", name.substr(0, 60),
+                             meant.empty() ? "" : fmt::format(" (did you mean {}?)", meant),
+                             fmt::join(names, " ")));
 }
 
 Shape legal_shape(const Generator& generator, Shape shape) {
   const auto refuse = [&](const std::string& why) { throw BadInput(generator.name, why); };
   if (shape.ranks == 0) refuse("needs at least 1 rank");
+  if (shape.ranks > max_ranks)
+    refuse(fmt::format("{} ranks are beyond the limit of {}", shape.ranks, max_ranks));
   if (shape.microbatches == 0) refuse("needs at least 1 microbatch");
   if (!generator.takes_chunks && shape.chunks && *shape.chunks != generator.default_chunks) {
     refuse(fmt::format("has always {} chunk{} a rank, not {}", generator.default_chunks,

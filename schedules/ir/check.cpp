@@ -398,8 +398,12 @@ class Diagnosis {
       const auto found = split_only.emplace(at.first, true).first;
       if (cell.both) found->second = false;
     }
+    // A list of millions helps nobody: beyond this many they are counted.
+    constexpr std::size_t most_missing = 100'000;
+    std::size_t missing_ops = 0;
     for (std::uint32_t s = 0; s < lowered_.stages; ++s) {
       if (!owner.contains(s)) {
+        if (++missing_ops > most_missing) continue;
         report(ViolationKind::missing, -1, -1, to_string(Op{Stage{s}, Microbatch{0}, OpKind::forward}),
                fmt::format("no rank holds stage {}: all of its {} microbatches are missing", s,
                            lowered_.microbatches));
@@ -410,6 +414,7 @@ class Diagnosis {
         const Cell cell = found == cells_.end() ? Cell{} : found->second;
         const Rank rank = cell.any ? cell.home : home_of_neighbour(s, m, owner.at(s));
         const auto missing = [&](OpKind kind) {
+          if (++missing_ops > most_missing) return;
           const Op op{Stage{s}, Microbatch{m}, kind};
           report(ViolationKind::missing, rank.value, -1, to_string(op),
                  fmt::format("{} ({} of stage {}, microbatch {}) is in nobody's list; it belongs on rank {}",
@@ -430,6 +435,10 @@ class Diagnosis {
           missing(OpKind::backward_weight);
         }
       }
+    }
+    if (missing_ops > most_missing) {
+      report(ViolationKind::missing, -1, -1, "",
+             fmt::format("{} more ops are missing", missing_ops - most_missing));
     }
   }
 

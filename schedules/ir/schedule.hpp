@@ -26,5 +26,7 @@ std::size_t count_ops(const Schedule& schedule);
 /// The most ops of any kind that a schedule read, made or simulated may hold; beyond it a request is refused
 /// with BadInput before memory is spent. About 64 million.
 inline constexpr std::uint64_t max_ops = std::uint64_t{1} << 26;
+/// The most ranks of one pipeline.
+inline constexpr std::uint32_t max_ranks = 1u << 16;
 
 }  // namespace plumb

@@ -102,8 +102,8 @@ class ScheduleReader : public nlohmann::json_sax<json> {
       if (!keys_.contains(key)) throw BadInput(where_, fmt::format("has no key \"{}\"", key));
     }
     auto& per_rank = file_.lowered.per_rank;
-    if (ranks_ > max_ops)
-      throw BadInput(where_, fmt::format("/ranks: {} is beyond the limit of {}", ranks_, max_ops));
+    if (ranks_ > max_ranks)
+      throw BadInput(where_, fmt::format("/ranks: {} is beyond the limit of {}", ranks_, max_ranks));
     if (per_rank.size() > ranks_) {
       throw BadInput(where_, fmt::format("/actions has {} lists for {} ranks", per_rank.size(), ranks_));
     }
@@ -476,7 +476,8 @@ ScheduleFile parse_text(std::string_view content, std::string_view where) {
   });
   if (file.lowered.per_rank.size() > ranks)
     throw BadInput(where, fmt::format("has more lists than {} ranks", ranks));
-  if (ranks > max_ops) throw BadInput(where, "has too many ranks");
+  if (ranks > max_ranks)
+    throw BadInput(where, fmt::format("{} ranks are beyond the limit of {}", ranks, max_ranks));
   file.lowered.per_rank.resize(ranks);
   if (file.has_messages) fill_in_peers(file.lowered);
   return file;
