@@ -128,6 +128,7 @@ class Builder {
     }
     for (const StageCost& stage : cost_.stages) {
       auto& alone = dag_.alone.emplace_back();
+      auto& durations = durations_.emplace_back();
       for (std::size_t k = 0; k < alone.size(); ++k) {
         const OpCost& op = stage.of(static_cast<OpKind>(k));
         std::int64_t sum = 0;
@@ -139,6 +140,7 @@ class Builder {
           sum += segment.duration.ns;
         }
         alone[k] = derive_alone(op, cost_);
+        durations[k] = op.recipe.empty() ? not_given : alone[k].duration.ns;
       }
     }
     const auto check_pair = [](Duration duration) {
@@ -165,7 +167,7 @@ class Builder {
     const std::size_t microbatches_of_stages = std::size_t{schedule_.stages} * schedule_.microbatches;
     dag_.microbatches = schedule_.microbatches;
     dag_.message_of.assign(2 * microbatches_of_stages, Dag::none);
-    dag_.gradient_maker.assign(microbatches_of_stages, OpKind::backward);
+    gradient_maker_.assign(microbatches_of_stages, OpKind::backward);
     std::size_t nodes = 0;
     std::size_t sends = 0;
     for (const LoweredRank& rank : schedule_.per_rank) {
@@ -178,6 +180,7 @@ class Builder {
     dag_.message_begin.push_back(static_cast<std::uint32_t>(sends));
     PLUMB_CHECK(nodes < Dag::none && sends < Dag::none);
     dag_.nodes.resize(nodes);
+    dag_.inputs.resize(nodes, {Dag::none, Dag::none});
     dag_.messages.resize(sends);
 
     for (std::uint32_t r = 0; r < schedule_.ranks(); ++r) {
@@ -191,10 +194,12 @@ class Builder {
           ++node;
           for (const Op& op : *action) {
             if (op.kind == OpKind::backward_input) {
-              dag_.gradient_maker[static_cast<std::size_t>(op.stage.value) * schedule_.microbatches +
-                                  op.microbatch.value] = op.kind;
+              gradient_maker_[static_cast<std::size_t>(op.stage.value) * schedule_.microbatches +
+                              op.microbatch.value] = op.kind;
             }
           }
+        } else if (std::holds_alternative<Collective>(step)) {
+          dag_.reduces = true;
         } else if (const auto* batch = std::get_if<CommBatch>(&step)) {
           dag_.batched |= batch->waited_together;
           for (const Message& out : rank.messages_of(*batch)) {
@@ -204,6 +209,11 @@ class Builder {
             Dag::Message& made = dag_.messages[message++];
             made.sent_behind = last ? node - 1 : Dag::none;
             made.transfer = intern_(transfer(Rank{r}, out));
+            if (need.product == Product::input_gradient) {
+              made.maker =
+                  gradient_maker_[static_cast<std::size_t>(need.stage.value) * schedule_.microbatches +
+                                  need.microbatch.value];
+            }
             if (options_.pair_release == PairRelease::forward_first && last && last->is_pair() &&
                 out.op.kind == OpKind::send_forward &&
                 last->first() == Op{need.stage, need.microbatch, OpKind::forward}) {
@@ -230,8 +240,9 @@ class Builder {
         total_ += static_cast<double>(made.duration);
         std::size_t slot = 0;
         for (const Op& op : *action) {
-          const std::uint32_t message = dag_.message_into(op, schedule_.stages);
+          const std::uint32_t message = message_into(op);
           if (message != Dag::none) {
+            dag_.inputs[node][slot] = message;
             made.input[slot] = dag_.messages[message].sent_behind;
             made.lag[slot] = dag_.messages[message].transfer;
             total_ += static_cast<double>(dag_.lags[made.lag[slot]]);
@@ -272,34 +283,36 @@ class Builder {
         }
       }
     }
-    for (std::uint32_t r = 0; r < schedule_.ranks(); ++r) {
-      std::uint32_t node = dag_.rank_begin[r];
-      for (const Step& step : schedule_.per_rank[r].steps) {
-        const auto* action = std::get_if<Action>(&step);
-        if (!action) continue;
-        std::size_t slot = 0;
-        for (const Op& op : *action) {
-          const std::uint32_t message = dag_.message_into(op, schedule_.stages);
-          if (message != Dag::none) {
-            const Dag::Message& in = dag_.messages[message];
-            dag_.nodes[node].lag[slot] = intern_(dag_.lags[in.transfer] + dag_.lags[in.early]);
-          }
-          ++slot;
-        }
-        ++node;
+    for (std::size_t node = 0; node < dag_.nodes.size(); ++node) {
+      for (std::size_t slot = 0; slot < 2; ++slot) {
+        if (dag_.inputs[node][slot] == Dag::none) continue;
+        const Dag::Message& in = dag_.messages[dag_.inputs[node][slot]];
+        dag_.nodes[node].lag[slot] = intern_(dag_.lags[in.transfer] + dag_.lags[in.early]);
       }
     }
+  }
+
+  // The message that brings `op` its input from another rank, or none. A stage and a microbatch belong to one
+  // rank, so only what another stage makes comes from elsewhere.
+  std::uint32_t message_into(const Op& op) const {
+    std::uint32_t message = Dag::none;
+    visit_needs(op, schedule_.stages, [&](const Need& need) {
+      if (need.stage != op.stage) message = dag_.message_of[slot(need)];
+    });
+    return message;
   }
 
   std::int64_t duration_of(const Action& action) {
     if (action.is_pair()) return pair(action).duration.ns;
     const Op& op = action.first();
-    if (cost_.stage(op.stage).of(op.kind).recipe.empty()) {
+    const std::int64_t duration =
+        durations_[durations_.size() == 1 ? 0 : op.stage.value][static_cast<std::size_t>(op.kind)];
+    if (duration == not_given) {
       throw BadInput(cost_.name.empty() ? std::string("the costs") : cost_.name,
                      fmt::format("{} runs {}, and the cost of {} is not given", schedule_.name, to_string(op),
                                  words(op.kind)));
     }
-    return dag_.single(op).duration.ns;
+    return duration;
   }
   const PairCost& pair(const Action& action) {
     const std::uint64_t key = pair_key(action.first().stage, action.second().stage);
@@ -353,6 +366,9 @@ class Builder {
   Dag dag_;
   Overrides overrides_;
   Interner intern_;
+  std::vector<OpKind> gradient_maker_;  // [stage * microbatches + microbatch] backward or backward_input
+  static constexpr std::int64_t not_given = -1;
+  std::vector<std::array<std::int64_t, 4>> durations_;  // [stage][kind]
   std::vector<std::int64_t> transfers_;
   double total_ = 0;
   std::uint64_t last_key_ = 0;
@@ -360,15 +376,6 @@ class Builder {
 };
 
 }  // namespace
-
-std::uint32_t Dag::message_into(const Op& op, std::uint32_t stages) const {
-  for (const Need& need : needs_of(op, stages)) {
-    // A stage and a microbatch belong to one rank, so only what another stage makes comes from elsewhere.
-    if (need.stage != op.stage)
-      return message_of[product_slot(need.product, need.stage, need.microbatch, microbatches)];
-  }
-  return none;
-}
 
 std::uint32_t Dag::message_of_op(const Op& message) const {
   const Need need = carried_by(message);

@@ -29,31 +29,29 @@ struct Dag {
     std::uint32_t sent_behind = none;      // the node behind which it leaves; none: ahead of the rank's first
     std::uint32_t received_behind = none;  // the node behind which its receive is launched
     std::uint32_t transfer = 0;            // into `lags`: how long it is on its way
-    std::uint32_t early =
-        0;  // into `lags`, <= 0: a pair's forward is released that much before the pair's end
+    std::uint32_t early = 0;  // into `lags`, <= 0: a pair's forward leaves that much before the pair's end
+    OpKind maker = OpKind::forward;  // of what it carries
   };
 
   std::vector<std::uint32_t> rank_begin;     // [rank], one more at the end: the first node
   std::vector<std::uint32_t> message_begin;  // [rank], one more at the end: the first message it sends
   std::vector<Node> nodes;
+  std::vector<std::array<std::uint32_t, 2>> inputs;  // [node][slot]: the message, or none
   std::vector<Message> messages;
   std::vector<std::int64_t> lags;  // distinct; [0] is 0
   /// [2 * (stage * microbatches + microbatch) + (is it an input gradient)]: the message that carries it.
   std::vector<std::uint32_t> message_of;
-  /// [stage * microbatches + microbatch]: backward or backward_input, the kind that made its input gradient.
-  std::vector<OpKind> gradient_maker;
   /// [stage, or the only one][kind]: each op with the rank to itself, before slow ranks and overrides.
   std::vector<std::array<PairCost, 4>> alone;
   /// Every pair of stages that overlap somewhere, before slow ranks and overrides.
   std::unordered_map<std::uint64_t, PairCost> pairs;
   /// Some group of messages is waited for together.
   bool batched = false;
+  bool reduces = false;  // there are gradient reductions
 
   std::uint32_t ranks() const { return static_cast<std::uint32_t>(rank_begin.size()) - 1; }
   std::uint32_t microbatches = 0;
 
-  /// The message that brings `op` its input from another rank, or none.
-  std::uint32_t message_into(const Op& op, std::uint32_t stages) const;
   /// The message that a send or receive takes part in.
   std::uint32_t message_of_op(const Op& message) const;
   const PairCost& pair(const Action& action) const;

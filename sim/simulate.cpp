@@ -1,10 +1,11 @@
 #include "sim/simulate.hpp"
 
-#include "schedules/ir/dependencies.hpp"
 #include "schedules/ir/error.hpp"
 #include "sim/arithmetic.hpp"
 #include "sim/collectives.hpp"
+#include "sim/contention.hpp"
 #include "sim/dag.hpp"
+#include "sim/program.hpp"
 #include "sim/replay.hpp"
 
 #include <algorithm>
@@ -25,6 +26,7 @@ class ReplayedTimes {
   explicit ReplayedTimes(const Dag& dag) : dag_(dag), ends_(dag.nodes.size()) { replay(dag, ends_); }
   std::int64_t begin(std::uint32_t node) const { return ends_[node] - dag_.nodes[node].duration; }
   std::int64_t end(std::uint32_t node) const { return ends_[node]; }
+  std::int64_t reached(std::uint32_t node, std::int64_t x) const { return begin(node) + x; }
   MessageTimes message(std::uint32_t m) const {
     const Dag::Message& message = dag_.messages[m];
     const std::int64_t ready = after(message.sent_behind) + dag_.lags[message.early];
@@ -37,36 +39,63 @@ class ReplayedTimes {
   std::vector<std::int64_t> ends_;
 };
 
-// The op whose output a message carries.
-Op maker_of(const Need& need, const Dag& dag) {
-  const OpKind kind = need.product == Product::activation
-                          ? OpKind::forward
-                          : dag.gradient_maker[static_cast<std::size_t>(need.stage.value) * dag.microbatches +
-                                               need.microbatch.value];
-  return {need.stage, need.microbatch, kind};
+// Times of an event-driven run.
+class RunTimes {
+ public:
+  RunTimes(const Program& program, const PhaseTimes& phases) : program_(program), phases_(phases) {}
+  std::int64_t begin(std::uint32_t node) const { return program_.actions[node].begin; }
+  std::int64_t end(std::uint32_t node) const { return program_.actions[node].end; }
+  MessageTimes message(std::uint32_t m) const {
+    const Program::Message& message = program_.messages[m];
+    return {message.send_ready, message.receive_posted, message.begin, message.end};
+  }
+  // When the action got as far as it would be at `x` after its begin with nothing beside it.
+  std::int64_t reached(std::uint32_t node, std::int64_t x) const {
+    const Program::Action& action = program_.actions[node];
+    if (phases_.first.empty() || x == 0) {
+      return action.begin + stretch(x, action.duration, action.end - action.begin);
+    }
+    const auto first = phases_.undisturbed.begin() + phases_.first[node];
+    const auto last = phases_.undisturbed.begin() + phases_.first[node + 1];
+    const auto found = std::lower_bound(first, last, x);
+    PLUMB_CHECK(found != last);
+    return phases_.real[static_cast<std::size_t>(found - phases_.undisturbed.begin())];
+  }
+
+ private:
+  const Program& program_;
+  const PhaseTimes& phases_;
+};
+
+// The op whose output the message carries that `op` waits for.
+Op maker_of(const Op& op, OpKind maker) {
+  return {Stage{maker == OpKind::forward ? op.stage.value - 1 : op.stage.value + 1}, op.microbatch, maker};
 }
 
-// The segments of an action, stretched to the time it took.
-void append_segments(const Action& action, TimePoint begin, TimePoint end, const CostModel& cost,
+// The segments of an action, stretched where it lasts longer or shorter than its recipe (a slow rank, an
+// override) and again where messages slowed it.
+template <class Times>
+void append_segments(const Action& action, std::uint32_t node, const Times& times, const CostModel& cost,
                      const Dag& dag, std::vector<SegmentSpan>& out) {
-  const std::int64_t took = (end - begin).ns;
-  const auto add = [&](const Op& op, const Segment& segment, Duration from, Duration to, std::int64_t whole) {
-    out.push_back({op, segment.lane, segment.name, begin + Duration{stretch(from.ns, whole, took)},
-                   begin + Duration{stretch(to.ns, whole, took)}});
+  const std::int64_t duration = dag.nodes[node].duration;
+  const auto add = [&](const Op& op, const Segment& segment, Duration from, Duration to, Duration whole) {
+    out.push_back({op, segment.lane, segment.name,
+                   TimePoint{times.reached(node, stretch(from.ns, whole.ns, duration))},
+                   TimePoint{times.reached(node, stretch(to.ns, whole.ns, duration))}});
   };
   if (!action.is_pair()) {
     const OpCost& op = cost.stage(action.first().stage).of(action.first().kind);
     if (op.recipe.size() < 2) return;
     const PairCost& alone = dag.single(action.first());
     for (const PairSegment& span : alone.segments) {
-      add(action.first(), op.recipe[span.segment], span.begin, span.end, alone.duration.ns);
+      add(action.first(), op.recipe[span.segment], span.begin, span.end, alone.duration);
     }
     return;
   }
   const PairCost& pair = dag.pair(action);
   for (const PairSegment& span : pair.segments) {
     const Op& op = span.of_backward ? action.second() : action.first();
-    add(op, cost.stage(op.stage).of(op.kind).recipe[span.segment], span.begin, span.end, pair.duration.ns);
+    add(op, cost.stage(op.stage).of(op.kind).recipe[span.segment], span.begin, span.end, pair.duration);
   }
 }
 
@@ -104,19 +133,17 @@ Timeline assemble(const LoweredSchedule& schedule, const CostModel& cost, const 
         const TimePoint end{times.end(node)};
         ComputeSpan& span = rank.compute.emplace_back(ComputeSpan{*action, begin, end, begin, std::nullopt});
         std::int64_t latest = -1;
+        std::size_t slot = 0;
         for (const Op& op : *action) {
-          for (const Need& need : needs_of(op, schedule.stages)) {
-            if (need.stage == op.stage) continue;
-            const std::uint32_t m = dag.message_into(op, schedule.stages);
-            if (m == Dag::none) continue;
-            const MessageTimes in = times.message(m);
-            if (in.end <= latest) continue;
-            latest = in.end;
-            span.last_input = maker_of(need, dag);
-            span.last_input_sent = TimePoint{in.send_ready};
-          }
+          const std::uint32_t m = dag.inputs[node][slot++];
+          if (m == Dag::none) continue;
+          const MessageTimes in = times.message(m);
+          if (in.end <= latest) continue;
+          latest = in.end;
+          span.last_input = maker_of(op, dag.messages[m].maker);
+          span.last_input_sent = TimePoint{in.send_ready};
         }
-        if (segments) append_segments(*action, begin, end, cost, dag, rank.segments);
+        if (segments) append_segments(*action, node, times, cost, dag, rank.segments);
         ++node;
       } else if (const auto* batch = std::get_if<CommBatch>(&step)) {
         for (const Message& out : schedule.per_rank[r].messages_of(*batch)) {
@@ -129,7 +156,7 @@ Timeline assemble(const LoweredSchedule& schedule, const CostModel& cost, const 
       }
     }
   }
-  add_collectives(schedule, cost, timeline);
+  if (dag.reduces) add_collectives(schedule, cost, timeline);
   return timeline;
 }
 
@@ -138,7 +165,21 @@ Timeline assemble(const LoweredSchedule& schedule, const CostModel& cost, const 
 Timeline simulate(const LoweredSchedule& schedule, const CostModel& cost, const ExecutionOptions& options,
                   Detail detail) {
   const Dag dag = build_dag(schedule, cost, options);
-  return assemble(schedule, cost, dag, ReplayedTimes(dag), detail);
+  const bool slows = options.messages_slow_compute && cost.message_class && !cost.slowdown_ppm.empty();
+  const bool shares = dag.batched || options.links_are_shared || options.duplex == Duplex::half;
+  if (!shares && !slows && !options.transfers_occupy_compute) {
+    return assemble(schedule, cost, dag, ReplayedTimes(dag), detail);
+  }
+  Program program = compile(schedule, dag, options);
+  PhaseTimes phases;
+  if (options.transfers_occupy_compute) {
+    run_exclusive(program, dag, options);  // nothing runs beside a message, so nothing is slowed either
+  } else if (slows) {
+    phases = run_slowed(program, dag, schedule, cost, options);
+  } else {
+    run_links(program, dag, options);
+  }
+  return assemble(schedule, cost, dag, RunTimes(program, phases), detail);
 }
 
 }  // namespace plumb

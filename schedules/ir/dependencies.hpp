@@ -46,11 +46,11 @@ class Needs {
   std::uint8_t size_ = 0;
 };
 
-/// What `op` (a compute op) waits for, in a model of `stages` stages.
-constexpr Needs needs_of(const Op& op, std::uint32_t stages) {
-  Needs needs;
+/// Calls `visit` with everything that `op` (a compute op) waits for, in a model of `stages` stages.
+template <class Visit>
+constexpr void visit_needs(const Op& op, std::uint32_t stages, Visit&& visit) {
   const auto at = [&](Product product, std::uint32_t stage) {
-    needs.push({product, Stage{stage}, op.microbatch});
+    visit(Need{product, Stage{stage}, op.microbatch});
   };
   switch (op.kind) {
     case OpKind::forward:
@@ -67,6 +67,12 @@ constexpr Needs needs_of(const Op& op, std::uint32_t stages) {
     default:
       break;
   }
+}
+
+/// The same as a value.
+constexpr Needs needs_of(const Op& op, std::uint32_t stages) {
+  Needs needs;
+  visit_needs(op, stages, [&needs](const Need& need) { needs.push(need); });
   return needs;
 }
 

@@ -1,0 +1,41 @@
+// Large blocks of memory in large pages. A plan of millions of ops writes gigabytes once, front to back; in
+// pages of 4 KiB a first touch costs more than the work on it (2.7 us a page on a virtual machine: 1.5 GB/s).
+// Blocks from 4 MiB on are aligned to 2 MiB and the kernel is asked for pages of that size; freed blocks stay
+// with the process, so that the next plan of a sweep finds them warm. Linked into programs, never into a
+// library.
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+
+#ifdef __linux__
+#include <malloc.h>
+#include <sys/mman.h>
+
+namespace {
+
+constexpr std::size_t large_page = std::size_t{2} << 20;
+
+[[maybe_unused]] const bool keeps_memory = [] {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  return true;
+}();
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+  if (size >= 2 * large_page) {
+    const std::size_t rounded = (size + large_page - 1) / large_page * large_page;
+    if (rounded < size) throw std::bad_alloc();
+    if (void* block = std::aligned_alloc(large_page, rounded)) {
+      madvise(block, rounded, MADV_HUGEPAGE);  // a wish: where it is not granted, small pages do
+      return block;
+    }
+    throw std::bad_alloc();
+  }
+  if (void* block = std::malloc(size ? size : 1)) return block;
+  throw std::bad_alloc();
+}
+void operator delete(void* block) noexcept { std::free(block); }
+void operator delete(void* block, std::size_t) noexcept { std::free(block); }
+#endif
