@@ -103,8 +103,6 @@ configure() {  # PRESET [CMAKE ARGUMENT]...
   (cd "$plumb_root" && cmake --preset "$@") >&2
 }
 
-build() {  # PRESET [TARGET]...
-  local preset=$1
-  shift
-  (cd "$plumb_root" && cmake --build --preset "$preset" --parallel "$(build_jobs)" ${1:+--target "$@"}) >&2
+build() {  # PRESET
+  (cd "$plumb_root" && cmake --build --preset "$1" --parallel "$(build_jobs)") >&2
 }

@@ -5,7 +5,7 @@ PyTorch's own `_load_csv`: as compute alone, where PyTorch adds the messages, an
 The loss of every microbatch and the gradient of every parameter must be the unpipelined model's, to rounding in
 double precision.
 
-Two negative controls keep the test honest: where two receives of a rank change places, activations land under the
+Two negative controls keep the test honest: where two sends of a rank change places, activations land under the
 wrong microbatch and the comparison has to see it; a schedule without one of its ops has to be refused.
 
 Usage: execute_schedules.py PLUMB
@@ -158,13 +158,13 @@ def main():
                                     str(MICROBATCHES), *comms, "--format", "csv"], stdout=file, check=True)
                 cases.append((f"{name}, {layout}", placement, path, layout, "agrees"))
 
-        # Rank 1 takes the first activation for the second and the second for the first.
+        # Rank 0 sends its second activation ahead of its first; rank 1 expects them in order.
         rows = read(os.path.join(folder, "1f1b.compute_comms.csv"))
-        swap = {"1RECV_F0": "1RECV_F1", "1RECV_F1": "1RECV_F0"}
-        rows[1] = [swap.get(token, token) for token in rows[1]]
+        rows[0].remove("0SEND_F0")
+        rows[0].insert(rows[0].index("0SEND_F1") + 1, "0SEND_F0")
         damaged = os.path.join(folder, "swapped.csv")
         write(damaged, rows)
-        cases.append(("1f1b with two receives swapped", ONE, damaged, "compute_comms", "differs"))
+        cases.append(("1f1b with two sends swapped", ONE, damaged, "compute_comms", "differs"))
 
         rows = read(os.path.join(folder, "1f1b.compute_only.csv"))
         rows[0].remove("0F0")
