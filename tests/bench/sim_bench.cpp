@@ -50,7 +50,9 @@ struct Case {
 };
 
 // One size is held at a time: the largest takes gigabytes.
-const Case& reference_case(std::uint32_t ranks, std::uint32_t microbatches) {
+const Case& reference_case(const benchmark::State& state) {
+  const auto ranks = static_cast<std::uint32_t>(state.range(0));
+  const auto microbatches = static_cast<std::uint32_t>(state.range(1));
   static Case held{};
   if (held.ranks != ranks || held.microbatches != microbatches) {
     held = {};
@@ -73,7 +75,7 @@ void expect_reference_makespan(const Case& reference, std::int64_t makespan) {
 }
 
 void first_replay(benchmark::State& state) {
-  const Case& reference = reference_case(state.range(0), state.range(1));
+  const Case& reference = reference_case(state);
   const CostModel cost = reference_costs();
   const Dag dag = build_dag(reference.lowered, cost, {});
   std::vector<std::int64_t> ends(dag.nodes.size());
@@ -87,7 +89,7 @@ void first_replay(benchmark::State& state) {
 BENCHMARK(first_replay)->Apply(sizes);
 
 void recosted_replay(benchmark::State& state) {
-  const Case& reference = reference_case(state.range(0), state.range(1));
+  const Case& reference = reference_case(state);
   Replay cached(reference.lowered, reference_costs());
   Duration makespan;
   for (auto _ : state) makespan = cached.run();
@@ -97,7 +99,7 @@ void recosted_replay(benchmark::State& state) {
 BENCHMARK(recosted_replay)->Apply(sizes);
 
 void build(benchmark::State& state) {
-  const Case& reference = reference_case(state.range(0), state.range(1));
+  const Case& reference = reference_case(state);
   const CostModel cost = reference_costs();
   for (auto _ : state) benchmark::DoNotOptimize(build_dag(reference.lowered, cost, {}));
   state.SetItemsProcessed(state.iterations() * ops_of(reference));
@@ -105,7 +107,7 @@ void build(benchmark::State& state) {
 BENCHMARK(build)->Apply(sizes);
 
 void simulate_with(benchmark::State& state, const CostModel& cost, const ExecutionOptions& options) {
-  const Case& reference = reference_case(state.range(0), state.range(1));
+  const Case& reference = reference_case(state);
   for (auto _ : state) benchmark::DoNotOptimize(simulate(reference.lowered, cost, options));
   state.SetItemsProcessed(state.iterations() * ops_of(reference));
 }

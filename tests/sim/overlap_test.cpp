@@ -13,7 +13,9 @@ constexpr WorkClass all_to_all{1};
 
 OpCost recipe(std::vector<Segment> segments) { return {std::move(segments), {}}; }
 Segment compute(std::int64_t ns) { return {Lane::compute, Duration{ns}, gemm, "compute"}; }
-Segment communicate(std::int64_t ns) { return {Lane::communication, Duration{ns}, all_to_all, "communicate"}; }
+Segment communicate(std::int64_t ns) {
+  return {Lane::communication, Duration{ns}, all_to_all, "communicate"};
+}
 
 CostModel table(std::uint32_t gemm_ppm, std::uint32_t all_to_all_ppm) {
   CostModel cost;
@@ -46,8 +48,8 @@ TEST(Overlap, CommunicationHidesBehindTheOtherOpsComputation) {
   EXPECT_EQ(pair.backward_end, Duration{40});
 }
 
-// First come first served: the backward has waited for the compute lane since 0, so the forward's second piece,
-// which asks at 10, comes after it.
+// First come first served: the backward has waited for the compute lane since 0, so the forward's second
+// piece, which asks at 10, comes after it.
 TEST(Overlap, WhoAskedFirstIsServedFirst) {
   const PairCost pair = derive_pair(recipe({compute(10), compute(10)}), recipe({compute(30)}), {});
   EXPECT_EQ(pair.forward_end, Duration{50});
@@ -55,8 +57,8 @@ TEST(Overlap, WhoAskedFirstIsServedFirst) {
 }
 
 // Compute lasts 1.25 times as long beside communication, that 2 times. Forward computes 100 from 0; backward
-// communicates 30 from 0, needs 60 beside it; by then 60 / 1.25 = 48 of the forward's 100 are done, the other 52
-// run alone: 112.
+// communicates 30 from 0, needs 60 beside it; by then 60 / 1.25 = 48 of the forward's 100 are done, the other
+// 52 run alone: 112.
 TEST(Overlap, BusyLanesSlowEachOther) {
   const PairCost pair =
       derive_pair(recipe({compute(100)}), recipe({communicate(30)}), table(1'250'000, 2'000'000));

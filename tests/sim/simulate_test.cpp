@@ -133,11 +133,10 @@ TEST(Simulate, AMessageTakesLatencyAndBytesOverBandwidth) {
   EXPECT_EQ(message(timeline, "1SEND_B0").end - message(timeline, "1SEND_B0").begin, Duration{1'000'000'000});
 }
 
-// Rank 0 runs the pair (0F1;0B0) for 30 units from when 1B0's gradient arrives; its forward alone lasts 10. F = 10,
-// B = 30: 0F0 0-10, 1F0 10-20, 1B0 20-50, pair 50-80. Atomic: 1F1 begins at 80; forward first: at 60.
+// Rank 0 runs the pair (0F1;0B0) for 30 units from when 1B0's gradient arrives; its forward alone lasts 10. F
+// = 10, B = 30: 0F0 0-10, 1F0 10-20, 1B0 20-50, pair 50-80. Atomic: 1F1 begins at 80; forward first: at 60.
 TEST(Simulate, APairReleasesItsForwardAtItsEndUnlessToldOtherwise) {
-  const Schedule schedule =
-      schedule_of("overlap", 2, 2, {"0F0 (0F1;0B0)OVERLAP_F_B 0B1", "1F0 1B0 1F1 1B1"});
+  const Schedule schedule = schedule_of("overlap", 2, 2, {"0F0 (0F1;0B0)OVERLAP_F_B 0B1", "1F0 1B0 1F1 1B1"});
   CostModel cost = flat(10, 10, 20);
   cost.any_pair = Duration{30};
   const LoweredSchedule lowered = lower(schedule);
@@ -191,7 +190,8 @@ TEST(Simulate, SegmentsTileTheirAction) {
   EXPECT_TRUE(simulate(lowered, cost, options, Detail::actions).ranks[1].segments.empty());
 }
 
-// Four data-parallel copies, a reduction of 100 a stage: rank 1's last weight gradient ends at 95, rank 0's at 130.
+// Four data-parallel copies, a reduction of 100 a stage: rank 1's last weight gradient ends at 95, rank 0's
+// at 130.
 TEST(Simulate, AReductionFollowsTheLastWeightGradientAndOnlyLengthensTheStep) {
   CostModel cost = flat(10, 10, 20, 5);
   cost.stages[0].gradient_reduction = Duration{100};
@@ -225,8 +225,9 @@ TEST(Simulate, ARankTakesPartInOneReductionAtATime) {
 
 // Batched: a group is launched when the rank gets there and waited for as a whole. F = 10, B = 30, message 5.
 //   rank 0  0F0 0-10, [send F0] meets rank 1's first group at 10, 10-15; 0F1 15-25, [send F1, receive B0].
-//   rank 1  [receive F0] from 0, done 15; 1F0 15-25, 1B0 25-55, [send B0, receive F1] from 55: both meet, 55-60.
-//   rank 0  0B0 60-90, then [receive B1]; rank 1 1F1 60-70, 1B1 70-100, [send B1] 100-105; 0B1 105-135.
+//   rank 1  [receive F0] from 0, done 15; 1F0 15-25, 1B0 25-55, [send B0, receive F1] from 55: both meet,
+//   55-60. rank 0  0B0 60-90, then [receive B1]; rank 1 1F1 60-70, 1B1 70-100, [send B1] 100-105; 0B1
+//   105-135.
 TEST(Simulate, AGroupIsWaitedForAsAWhole) {
   const LoweredSchedule lowered = lower(two_ranks, {CommPlacement::batched, 1});
   const Timeline timeline = simulate(lowered, flat(10, 10, 20, 5));
@@ -245,8 +246,8 @@ TEST(Simulate, AGroupIsWaitedForAsAWhole) {
 
 const Schedule gpipe2 = schedule_of("gpipe", 2, 2, {"0F0 0F1 0B0 0B1", "1F0 1F1 1B0 1B1"});
 
-// F = 10, messages of 25: on a link of their own 0F0's and 0F1's outputs arrive at 35 and 45. On a shared one the
-// second begins when the first is there, at 35, and arrives at 60.
+// F = 10, messages of 25: on a link of their own 0F0's and 0F1's outputs arrive at 35 and 45. On a shared one
+// the second begins when the first is there, at 35, and arrives at 60.
 TEST(Simulate, MessagesOnASharedLinkFollowEachOther) {
   const LoweredSchedule lowered = lower(gpipe2);
   EXPECT_EQ(when(simulate(lowered, flat(10, 10, 20, 25)), 1, "1F1"), Span(45, 55));
@@ -259,9 +260,10 @@ TEST(Simulate, MessagesOnASharedLinkFollowEachOther) {
   EXPECT_EQ(message(timeline, "0SEND_F1").begin.ns, 35);
 }
 
-// 1F1B, F = 10, B = 30, messages of 40. 0F0 sends 10-50, 0F1 sends 50-90 (shared); 1F0 50-60, 1B0 60-90 and its
-// gradient is ready at 90. Full duplex: 90-130 either way. To make directions collide messages of 60 are needed:
-// 0F0 10-70, 0F1 70-130; 1F0 70-80, 1B0 80-110, ready at 110: full duplex 110-170, half duplex 130-190.
+// 1F1B, F = 10, B = 30, messages of 40. 0F0 sends 10-50, 0F1 sends 50-90 (shared); 1F0 50-60, 1B0 60-90 and
+// its gradient is ready at 90. Full duplex: 90-130 either way. To make directions collide messages of 60 are
+// needed: 0F0 10-70, 0F1 70-130; 1F0 70-80, 1B0 80-110, ready at 110: full duplex 110-170, half duplex
+// 130-190.
 TEST(Simulate, HalfDuplexDirectionsTakeTurns) {
   const LoweredSchedule lowered = lower(two_ranks);
   ExecutionOptions options;
@@ -275,8 +277,8 @@ TEST(Simulate, HalfDuplexDirectionsTakeTurns) {
 }
 
 // Transfers that keep both ranks from computing: F = 10, B = 30, messages of 5.
-//   0F0 0-10; its transfer may begin at 10, both ranks are free: 10-15. 0F1 15-25 beside 1F0 15-25. At 25 0F1's
-//   transfer may begin and both are between actions: 25-30; only then 1B0 30-60 (it was ready at 25).
+//   0F0 0-10; its transfer may begin at 10, both ranks are free: 10-15. 0F1 15-25 beside 1F0 15-25. At 25
+//   0F1's transfer may begin and both are between actions: 25-30; only then 1B0 30-60 (it was ready at 25).
 //   Its gradient 60-65 (rank 0 waits): 0B0 65-95, 1F1 65-75, 1B1 75-105, gradient 105-110, 0B1 110-140.
 TEST(Simulate, ATransferThatOccupiesComputeKeepsBothRanksFromStarting) {
   ExecutionOptions options;
@@ -292,9 +294,9 @@ TEST(Simulate, ATransferThatOccupiesComputeKeepsBothRanksFromStarting) {
   EXPECT_EQ(when(timeline, 0, "0B1"), Span(110, 140));
 }
 
-// A transfer that finds its receiver computing waits for it, and so does its sender. GPipe, F = 10 on rank 0 and
-// 1.6 x 10 = 16 on rank 1, messages of 5: 0F0 0-10, transfer 10-15, then 0F1 15-25 beside 1F0 15-31. 0F1's
-// transfer is ready at 25 but rank 1 computes until 31: 31-36. 1F1 36-52.
+// A transfer that finds its receiver computing waits for it, and so does its sender. GPipe, F = 10 on rank 0
+// and 1.6 x 10 = 16 on rank 1, messages of 5: 0F0 0-10, transfer 10-15, then 0F1 15-25 beside 1F0 15-31.
+// 0F1's transfer is ready at 25 but rank 1 computes until 31: 31-36. 1F1 36-52.
 TEST(Simulate, ATransferThatOccupiesComputeWaitsForTheActionUnderWay) {
   ExecutionOptions options;
   options.transfers_occupy_compute = true;
@@ -314,10 +316,10 @@ CostModel disturbing(std::int64_t p2p, std::uint32_t compute_ppm, std::uint32_t 
   return cost;
 }
 
-// F = 1000, messages of 300, compute 1.5 times as long beside a message, messages undisturbed. 0F0 0-1000. Its
-// message 1000-1300 beside 0F1: 200 of its 1000 are done by 1300, the other 800 at full speed: 0F1 1000-2100.
-// 1F0 begins at 1300; 0F1's message runs 2100-2400 beside it: 800 done by 2100, all 1000 after another
-// 200 x 1.5 = 300, at 2400.
+// F = 1000, messages of 300, compute 1.5 times as long beside a message, messages undisturbed. 0F0 0-1000.
+// Its message 1000-1300 beside 0F1: 200 of its 1000 are done by 1300, the other 800 at full speed: 0F1
+// 1000-2100. 1F0 begins at 1300; 0F1's message runs 2100-2400 beside it: 800 done by 2100, all 1000 after
+// another 200 x 1.5 = 300, at 2400.
 TEST(Simulate, AMessageSlowsWhatBothItsRanksCompute) {
   ExecutionOptions options;
   options.messages_slow_compute = true;
@@ -330,9 +332,9 @@ TEST(Simulate, AMessageSlowsWhatBothItsRanksCompute) {
   EXPECT_EQ(when(timeline, 1, "1F1"), Span(2400, 3400));
 }
 
-// The other way round: messages last twice as long beside computation. 0F0's message runs beside 0F1 all along:
-// 1000-1600. 0F1's: from 2000, beside 1F0 (1600-2600) until 2600: that is 300 done, so it ends then. Rank 0 is
-// idle from 2000, but one computing end is enough.
+// The other way round: messages last twice as long beside computation. 0F0's message runs beside 0F1 all
+// along: 1000-1600. 0F1's: from 2000, beside 1F0 (1600-2600) until 2600: that is 300 done, so it ends then.
+// Rank 0 is idle from 2000, but one computing end is enough.
 TEST(Simulate, ComputationSlowsTheMessagesBesideIt) {
   ExecutionOptions options;
   options.messages_slow_compute = true;
@@ -341,9 +343,10 @@ TEST(Simulate, ComputationSlowsTheMessagesBesideIt) {
   EXPECT_EQ(when(timeline, 1, "1F0"), Span(1600, 2600));
   EXPECT_EQ(message(timeline, "0SEND_F1").begin.ns, 2000);
   EXPECT_EQ(message(timeline, "0SEND_F1").end.ns, 2600);
-  // Shorter computation leaves the message alone halfway: messages of 400: 0SEND_F0 1000-1800 (beside 0F1 until
-  // 2000); 1F0 1800-2800; 0SEND_F1 from 2000: 400 done by 2800. With 500: 0SEND_F0 1000-2000; 1F0 2000-3000;
-  // 0SEND_F1 2000-3000. With 600: 0SEND_F0 has 500 done when 0F1 ends at 2000, then alone: 2100; 1F0 2100-3100.
+  // Shorter computation leaves the message alone halfway: messages of 400: 0SEND_F0 1000-1800 (beside 0F1
+  // until 2000); 1F0 1800-2800; 0SEND_F1 from 2000: 400 done by 2800. With 500: 0SEND_F0 1000-2000; 1F0
+  // 2000-3000; 0SEND_F1 2000-3000. With 600: 0SEND_F0 has 500 done when 0F1 ends at 2000, then alone: 2100;
+  // 1F0 2100-3100.
   const Timeline longer = simulate(lower(gpipe2), disturbing(600, 1'000'000, 2'000'000), options);
   EXPECT_EQ(message(longer, "0SEND_F0").end.ns, 2100);
   EXPECT_EQ(when(longer, 1, "1F0"), Span(2100, 3100));
