@@ -16,8 +16,8 @@ bool says_bytes(const CostModel& cost) {
          {&stage.forward, &stage.backward_input, &stage.backward_weight, &stage.backward}) {
       if (says_bytes(*op)) return true;
     }
-    for (const Bytes bytes : {stage.weights, stage.gradients, stage.optimizer_state, stage.activation_message,
-                              stage.gradient_message}) {
+    // Messages alone do not count: their buffers are not what a rank holds.
+    for (const Bytes bytes : {stage.weights, stage.gradients, stage.optimizer_state}) {
       if (bytes != Bytes{}) return true;
     }
   }
