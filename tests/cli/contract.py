@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""What scripts rely on: exit codes, streams, JSON keys, and one clear message for every bad input.
+
+usage: contract.py PLUMB
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PLUMB = os.path.abspath(sys.argv.pop(1))
+UNIT = "forward=1ms,backward_input=1ms,backward_weight=1ms,overlapped=3ms,p2p=0ms"
+# A message may take this long on a busy machine; a hang is what the limit is for.
+LIMIT_S = 20
+
+
+def run(*args, stdin=None):
+    return subprocess.run([PLUMB, *map(str, args)], capture_output=True, text=True, timeout=LIMIT_S, input=stdin)
+
+
+def data(*args, stdin=None):
+    done = run(*args, stdin=stdin)
+    assert done.returncode == 0, (args, done.stderr)
+    assert done.stderr == "", (args, done.stderr)
+    return json.loads(done.stdout)
+
+
+class Contract(unittest.TestCase):
+    def refused(self, *args, says, stdin=None):
+        done = run(*args, stdin=stdin)
+        self.assertEqual(done.returncode, 2, (args, done.stdout[:200], done.stderr[:200]))
+        self.assertEqual(done.stdout, "")
+        self.assertTrue(done.stderr.startswith("plumb: "), done.stderr[:200])
+        self.assertIn(says, done.stderr)
+
+    def test_schedule_has_the_documents_keys(self):
+        document = data("schedule", "dualpipe", "--ranks", 4, "--microbatches", 8, "--format", "json")
+        self.assertEqual(list(document), ["schema", "name", "ranks", "stages", "microbatches", "actions"])
+        self.assertEqual(document["schema"], "plumb.schedule/1")
+        self.assertEqual(document["actions"][0][7], "(0F3;3B5)OVERLAP_F_B")
+
+    def test_zb1p_prints_zb_h1(self):
+        self.assertEqual(data("schedule", "zb1p", "--ranks", 2, "--microbatches", 4, "--format", "json")["name"], "zb-h1")
+
+    def test_messages_stand_among_the_actions(self):
+        one = data("schedule", "1f1b", "--ranks", 2, "--microbatches", 1, "--comms", "per-op", "--format", "json")
+        self.assertEqual(one["actions"], [["0F0", "0SEND_F0", "0RECV_B0", "0B0"], ["1RECV_F0", "1F0", "1B0", "1SEND_B0"]])
+        group = data("schedule", "1f1b", "--ranks", 2, "--microbatches", 1, "--comms", "batched", "--format", "json")
+        self.assertEqual(group["actions"][0], ["0F0", {"group": [["0SEND_F0", 1], ["0RECV_B0", 1]]}, "0B0"])
+
+    def test_every_schedule_checks_valid_with_and_without_messages(self):
+        for row in data("schedules", "--json")["schedules"]:
+            for comms in ([], ["--comms", "per-op"], ["--comms", "batched"]):
+                made = run("schedule", row["name"], "--ranks", 4, "--microbatches", 8, "--format", "json", *comms)
+                self.assertEqual(data("check", "-", "--json", stdin=made.stdout)["valid"], True, (row["name"], comms))
+
+    def test_csv_reads_back(self):
+        made = run("schedule", "zb-v", "--ranks", 4, "--microbatches", 8, "--format", "csv")
+        self.assertEqual(data("check", "-", "--json", stdin=made.stdout),
+                         {"schema": "plumb.check/1", "valid": True, "violations": [], "deadlock_cycle": []})
+
+    def test_two_owner_schedules_are_no_csv(self):
+        self.refused("schedule", "dualpipe", "--ranks", 4, "--microbatches", 8, "--format", "csv", says="dualpipe-v")
+
+    def test_check_names_a_deadlock(self):
+        crossed = {"schema": "plumb.schedule/1", "name": "x", "ranks": 2, "stages": 2, "microbatches": 2,
+                   "actions": [["0F0", "0B0", "0F1", "0B1"], ["1F0", "1F1", "1B0", "1B1"]]}
+        done = run("check", "-", "--json", stdin=json.dumps(crossed))
+        self.assertEqual(done.returncode, 1)
+        result = json.loads(done.stdout)
+        self.assertFalse(result["valid"])
+        self.assertEqual([(v["rank"], v["index"], v["action"], v["kind"]) for v in result["violations"]],
+                         [(0, 1, "0B0", "deadlock"), (1, 1, "1F1", "deadlock")])
+        self.assertEqual(result["deadlock_cycle"], [{"rank": 0, "index": 1, "action": "0B0"}, {"rank": 1, "index": 1, "action": "1F1"}])
+        shown = run("check", "-", stdin=json.dumps(crossed)).stdout
+        self.assertIn(">0B0<", shown)
+        self.assertIn("would break the cycle", shown)
+
+    def test_an_invalid_schedule_is_not_simulated(self):
+        self.refused("simulate", "-", "--costs", UNIT, stdin="0F0\n", says="missing")
+
+    def test_simulate_has_the_reports_keys_and_definitions(self):
+        report = data("simulate", "dualpipe", "--ranks", 8, "--microbatches", 20, "--costs", UNIT, "--json")
+        self.assertEqual((report["schema"], report["makespan_ns"], report["span_ns"]), ("plumb.report/1", 66_000_000, 66_000_000))
+        self.assertAlmostEqual(report["idle_share"], sum(r["idle_ns"] for r in report["ranks"]) / (8 * 66e6))
+        for rank in report["ranks"]:
+            self.assertEqual(rank["compute_busy_ns"] + rank["idle_ns"], report["makespan_ns"])
+            self.assertEqual(sum(rank["idle_by_cause"].values()), rank["idle_ns"])
+            self.assertEqual(rank["peak_live_activations"], 9)
+        self.assertEqual(data("simulate", "1f1b", "--ranks", 8, "--microbatches", 20, "--costs", UNIT, "--json")["makespan_ns"], 81_000_000)
+        self.assertEqual(data("simulate", "zb1p", "--ranks", 8, "--microbatches", 20, "--costs", UNIT, "--json")["makespan_ns"], 67_000_000)
+
+    def test_one_input_one_output(self):
+        command = ("simulate", "zb-v", "--ranks", 4, "--microbatches", 8, "--calibration", "deepseek-v3-h800", "--json")
+        self.assertEqual(run(*command).stdout, run(*command).stdout)
+
+    def test_op_costs_override_single_ops(self):
+        with tempfile.TemporaryDirectory() as folder:
+            costs = os.path.join(folder, "ops.csv")
+            with open(costs, "w") as out:
+                out.write("rank,action,duration_ns\n1,1F0,5000000\n")
+            # 2 ranks, 1 microbatch: F0 1 ms, then 5 instead of 1, two backwards of 2 ms.
+            report = data("simulate", "1f1b", "--ranks", 2, "--microbatches", 1, "--costs", UNIT, "--op-costs", costs, "--json")
+            self.assertEqual(report["makespan_ns"], 10_000_000)
+            with open(costs, "w") as out:
+                out.write("0,1F0,5\n")
+            self.refused("simulate", "1f1b", "--ranks", 2, "--microbatches", 1, "--costs", UNIT, "--op-costs", costs, "--json", says="1F0")
+
+    def test_costs_are_a_document_that_simulate_reads(self):
+        costs = run("costs", "--calibration", "deepseek-v3-h800", "--stages", 4, "--json")
+        stages = json.loads(costs.stdout)["stages"]
+        self.assertEqual(len(stages), 4)
+        for key in ("forward_ns", "backward_input_ns", "backward_weight_ns", "backward_ns", "overlapped_ns"):
+            self.assertGreater(stages[0][key], 0)
+        self.assertLess(stages[0]["overlapped_ns"], stages[0]["forward_ns"] + stages[0]["backward_ns"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "costs.json")
+            with open(path, "w") as out:
+                out.write(costs.stdout)
+            shape = ("simulate", "dualpipe", "--ranks", 4, "--microbatches", 8, "--json")
+            by_file = data(*shape, "--costs", path)
+            by_name = data(*shape, "--calibration", "deepseek-v3-h800")
+            self.assertEqual(by_file, by_name)
+
+    def test_plan_is_ranked_and_says_what_it_ruled_out(self):
+        plan = data("plan", "--ranks", 8, "--microbatches", "12,20", "--costs", UNIT, "--activation-limit", 8, "--json")
+        self.assertEqual(plan["schema"], "plumb.plan/1")
+        pace = [p["report"]["step_time_ns"] / p["microbatches"] for p in plan["plans"]]
+        self.assertEqual(pace, sorted(pace))
+        for one in plan["plans"]:
+            peak = max(r["peak_live_activations"] for r in one["report"]["ranks"])
+            self.assertLessEqual(peak / one["chunks"], 8)
+        ruled = {(r["schedule"], r["microbatches"]): r["reason"] for r in plan["ruled_out"]}
+        self.assertIn("gpipe", {name for name, _ in ruled})
+        self.assertIn(("dualpipe", 12), ruled)
+
+    def test_traces_and_timelines_are_written_and_read(self):
+        with tempfile.TemporaryDirectory() as folder:
+            trace, a, b = (os.path.join(folder, name) for name in ("trace.json", "a.json", "b.json"))
+            shape = ("simulate", "1f1b", "--ranks", 4, "--microbatches", 8, "--costs", UNIT)
+            run(*shape, "--trace", trace, "--timeline", a)
+            run(*shape, "--slow", "2=1.1", "--timeline", b)
+            with open(trace) as file:
+                self.assertIn("traceEvents", json.load(file))
+            diff = data("diff", a, b, "--json")
+            self.assertEqual(diff["schema"], "plumb.diff/1")
+            makespan = next(f for f in diff["figures"] if f["name"] == "makespan_ns")
+            self.assertEqual(makespan["difference"], makespan["b"] - makespan["a"])
+            self.assertEqual(json.loads(run("trace", a).stdout)["traceEvents"][0]["ph"], "M")
+            self.assertEqual(sorted(os.listdir(folder)), ["a.json", "b.json", "trace.json"], "nothing is left beside")
+
+    def test_mistyped_words_are_recognised(self):
+        self.refused("comapre", says="did you mean 'compare'?")
+        self.refused("schedule", "duelpipe", "--ranks", 4, "--microbatches", 8, says="did you mean dualpipe?")
+        self.refused("schedule", "1f1b", "--rank", 4, "--microbatches", 8, says="did you mean '--ranks'?")
+
+    def test_impossible_shapes_are_refused(self):
+        for args, says in ((("dualpipe", 3, 8), "even"), (("dualpipe", 4, 6), "dualpipe"), (("chimera", 4, 6), "chimera"),
+                           (("1f1b", 0, 8), "at least 1 rank"), (("1f1b", 4, 0), "at least 1 microbatch"),
+                           (("1f1b", 1 << 20, 1), "limit"), (("1f1b", 4096, 1 << 30), "limit")):
+            name, ranks, microbatches = args
+            self.refused("schedule", name, "--ranks", ranks, "--microbatches", microbatches, says=says)
+        self.refused("schedule", "1f1b", "--ranks", 4, "--microbatches", 8, "--chunks", 2, says="1 chunk")
+        self.refused("schedule", "1f1b", "--ranks", -1, "--microbatches", 8, says="--ranks")
+        self.refused("schedule", "1f1b", "--ranks", 4, says="--microbatches")
+
+    def test_bad_costs_are_refused(self):
+        def refused(costs, says):
+            self.refused("simulate", "1f1b", "--ranks", 2, "--microbatches", 2, "--costs", costs, says=says)
+        refused("forward=nan,backward=1ms", "forward")
+        refused("forward=-1ms,backward=1ms", "forward")
+        refused("forward=1,backward=1ms", "no unit")
+        refused("forward=1ms,forward=2ms,backward=1ms", "twice")
+        refused("forwards=1ms,backward=1ms", "forwards")
+        refused("forward=1ms", "backward")
+        refused("/nonexistent.json", "cannot be read")
+        self.refused("simulate", "zb-h1", "--ranks", 2, "--microbatches", 2, "--costs", "forward=1ms,backward=2ms", says="backward_input")
+
+    def test_hostile_files_are_refused(self):
+        for content, says in (("{", "not JSON"), ('{"schema":"plumb.schedule/1"', "not JSON"), ("[" * 100000, "list"),
+                              ('{"a":' * 100000, "nested"), ("", "empty"), ("0F0,what\n", "line 1, cell 2"),
+                              ('{"schema":"plumb.schedule/1","ranks":1,"stages":1000000,"microbatches":1000000,"actions":[[]]}', "limit"),
+                              ('{"schema":"plumb.schedule/1","ranks":NaN}', "not JSON")):
+            self.refused("check", "-", "--json", stdin=content, says=says)
+        self.refused("check", "/dev/zero", says="binary")
+        self.refused("check", "/", says="folder")
+
+    def test_an_endless_stream_ends(self):
+        with subprocess.Popen(["yes", "0F0,"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as endless:
+            done = subprocess.run([PLUMB, "check", "-"], stdin=endless.stdout, capture_output=True, text=True, timeout=LIMIT_S)
+            endless.stdout.close()
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("larger than the limit", done.stderr)
+
+    def test_outputs_that_cannot_be_written_are_refused(self):
+        shape = ("simulate", "1f1b", "--ranks", 2, "--microbatches", 2, "--costs", UNIT)
+        self.refused(*shape, "--trace", "/nonexistent/x", says="cannot be written")
+        self.refused(*shape, "--trace", "/", says="folder")
+        self.refused(*shape, "--trace", "/dev/full", says="cannot be written")
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([PLUMB, *map(str, shape)], stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("standard output", done.stderr)
+
+    def test_version_and_help_are_answers(self):
+        self.assertEqual(run("--version").returncode, 0)
+        self.assertTrue(run("--version").stdout.startswith("plumb "))
+        self.assertIn("simulate", run("--help").stdout)
+
+
+unittest.main()
