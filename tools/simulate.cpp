@@ -1,10 +1,14 @@
 // plumb simulate: when everything of one schedule runs, and how good that is.
+#include "schedules/ir/error.hpp"
 #include "schedules/ir/timeline_file.hpp"
 #include "sim/chrome_trace.hpp"
+#include "sim/critical_path.hpp"
 #include "sim/report_json.hpp"
 #include "tools/command.hpp"
 #include "tools/options.hpp"
 #include "tools/planner/predict.hpp"
+#include "tools/render/report_tables.hpp"
+#include "tools/render/table.hpp"
 #include "tools/report_text.hpp"
 
 #include <memory>
@@ -21,13 +25,78 @@ struct Options {
   ExecutionFlags execution;
   std::string trace;
   std::string timeline;
+  bool critical_path = false;
   bool json = false;
 };
+
+// What the step hangs on, and by how much every other action could last longer.
+CriticalPath path_of(const LoweredSchedule& schedule, const CostModel& cost,
+                     const ExecutionOptions& options) {
+  const bool shared =
+      options.links_are_shared || options.transfers_occupy_compute || options.messages_slow_compute;
+  if (shared || schedule.placement == CommPlacement::batched) {
+    throw BadInput("--critical-path",
+                   "is of messages that wait for nobody: not with batched messages or shared links");
+  }
+  return critical_path(schedule, cost, options);
+}
+
+std::string json_members(const CriticalPath& path) {
+  std::string out = ",\"critical_path\":[";
+  for (std::size_t i = 0; i < path.steps.size(); ++i) {
+    const CriticalStep& step = path.steps[i];
+    out += fmt::format("{}{{\"rank\":{},\"action\":\"{}\",\"begin_ns\":{},\"end_ns\":{},\"wait_ns\":{}}}",
+                       i ? "," : "", step.rank.value, to_string(step.action), step.begin.ns, step.end.ns,
+                       step.wait.ns);
+  }
+  out += "],\"slack_ns\":[";
+  for (std::size_t r = 0; r < path.slack.size(); ++r) {
+    out += r ? ",[" : "[";
+    for (std::size_t i = 0; i < path.slack[r].size(); ++i)
+      out += fmt::format("{}{}", i ? "," : "", path.slack[r][i].ns);
+    out += ']';
+  }
+  return out + "]";
+}
+
+std::string text_of(const CriticalPath& path) {
+  render::Table table;
+  table.head = {"rank", "actions on the path", "their ms", "messages into them ms",
+                "least slack elsewhere ms"};
+  for (std::uint32_t r = 0; r < path.slack.size(); ++r) {
+    std::size_t actions = 0;
+    Duration busy, messages;
+    for (const CriticalStep& step : path.steps) {
+      if (step.rank.value != r) continue;
+      ++actions;
+      busy += step.end - step.begin;
+      messages += step.wait;
+    }
+    std::optional<Duration> least;
+    for (const Duration slack : path.slack[r]) {
+      if (slack.ns > 0 && (!least || slack < *least)) least = slack;
+    }
+    table.rows.push_back({fmt::format("{}", r), fmt::format("{}", actions), render::milliseconds(busy),
+                          render::milliseconds(messages), least ? render::milliseconds(*least) : "none"});
+  }
+  std::string out =
+      fmt::format("\nThe critical path, {} actions:\n\n{}\n", path.steps.size(), to_text(table));
+  // Where it changes ranks is what a person looks for.
+  for (std::size_t i = 0; i < path.steps.size(); ++i) {
+    const bool turns = i == 0 || path.steps[i].rank != path.steps[i - 1].rank;
+    out += (turns ? (i ? "\n  rank " : "  rank ") + fmt::format("{}:", path.steps[i].rank.value) : "") + " " +
+           to_string(path.steps[i].action);
+  }
+  return out + "\n";
+}
 
 int run(const Options& options, Console& console) {
   const LoweredSchedule schedule = options.schedule.load();
   const CostModel cost = options.costs.load(schedule.stages);
-  const Prediction prediction = predict(schedule, cost, options.execution.load());
+  const ExecutionOptions execution = options.execution.load();
+  std::optional<CriticalPath> path;
+  if (options.critical_path) path = path_of(schedule, cost, execution);
+  const Prediction prediction = predict(schedule, cost, execution);
   if (!options.trace.empty()) {
     warn_of_large_trace(console, prediction.timeline);
     write_output(console, options.trace, [&](std::ostream& out) {
@@ -39,9 +108,12 @@ int run(const Options& options, Console& console) {
                  [&](std::ostream& out) { write_timeline(out, prediction.timeline); });
   }
   if (options.json) {
-    console.out << to_json(prediction.report) << "\n";
+    std::string report = to_json(prediction.report);
+    if (path) report.insert(report.size() - 1, json_members(*path));
+    console.out << report << "\n";
   } else {
     console.out << report_text(prediction.report);
+    if (path) console.out << text_of(*path);
   }
   return 0;
 }
@@ -62,6 +134,8 @@ Command simulate_command(CLI::App& app) {
       ->add_option("--timeline", options->timeline,
                    "Write every span as plumb.timeline/1, for `plumb diff` and `plumb trace`")
       ->type_name("FILE");
+  command->add_flag("--critical-path", options->critical_path,
+                    "Also what the step's length hangs on, and everybody's slack");
   add_json(*command, options->json);
   return {command, [options](Console& console) { return run(*options, console); }};
 }

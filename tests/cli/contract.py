@@ -92,6 +92,16 @@ class Contract(unittest.TestCase):
         self.assertEqual(data("simulate", "1f1b", "--ranks", 8, "--microbatches", 20, "--costs", UNIT, "--json")["makespan_ns"], 81_000_000)
         self.assertEqual(data("simulate", "zb1p", "--ranks", 8, "--microbatches", 20, "--costs", UNIT, "--json")["makespan_ns"], 67_000_000)
 
+    def test_the_critical_path_reaches_from_begin_to_end(self):
+        report = data("simulate", "1f1b", "--ranks", 4, "--microbatches", 8, "--costs", UNIT, "--critical-path", "--json")
+        path = report["critical_path"]
+        self.assertEqual((path[0]["begin_ns"], path[-1]["end_ns"]), (0, report["makespan_ns"]))
+        for before, after in zip(path, path[1:]):
+            self.assertEqual(before["end_ns"] + after["wait_ns"], after["begin_ns"])
+        self.assertEqual([len(rank) for rank in report["slack_ns"]], [16] * 4)
+        self.refused("simulate", "1f1b", "--ranks", 4, "--microbatches", 8, "--costs", UNIT, "--critical-path", "--shared-links",
+                     says="--critical-path")
+
     def test_one_input_one_output(self):
         command = ("simulate", "zb-v", "--ranks", 4, "--microbatches", 8, "--calibration", "deepseek-v3-h800", "--json")
         self.assertEqual(run(*command).stdout, run(*command).stdout)
