@@ -35,13 +35,18 @@ inline std::int64_t to_work(std::int64_t duration) {
 
 /// The nanoseconds until `work` is done at 1,000,000 / slowdown of full speed, rounded up.
 inline std::int64_t time_for_work(std::int64_t work, std::int64_t slowdown) {
-  constexpr detail::wide unit = detail::wide{million} * million;
+  constexpr std::int64_t unit = million * million;
+  if (work <= (std::numeric_limits<std::int64_t>::max() - unit) / slowdown) {
+    return (work * slowdown + unit - 1) / unit;  // as a rule; the wide division is slow
+  }
   return static_cast<std::int64_t>((detail::wide{work} * slowdown + unit - 1) / unit);
 }
 
 /// The work done in `time` nanoseconds at that speed, rounded down.
 inline std::int64_t work_in_time(std::int64_t time, std::int64_t slowdown) {
-  return static_cast<std::int64_t>(detail::wide{time} * million * million / slowdown);
+  constexpr std::int64_t unit = million * million;
+  if (time <= std::numeric_limits<std::int64_t>::max() / unit) return time * unit / slowdown;
+  return static_cast<std::int64_t>(detail::wide{time} * unit / slowdown);
 }
 
 }  // namespace plumb

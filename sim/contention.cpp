@@ -142,6 +142,7 @@ class ListWalk {
 };
 
 void remove_one(std::vector<std::uint32_t>& from, std::uint32_t value) {
+  if (from.size() == 1 && from.front() == value) return from.clear();
   const auto at = std::find(from.begin(), from.end(), value);
   PLUMB_CHECK(at != from.end());
   from.erase(at);
@@ -197,7 +198,7 @@ class ExclusiveRun : ListWalk<ExclusiveRun> {
       post_send(early_send(ranks_[r]), now);
       return;
     }
-    queue_.set(r, EventQueue::never);
+    queue_.clear(r);
     computing_[r] = false;
     touch(r);
     action_ended(r, now);
@@ -278,7 +279,12 @@ class ExclusiveRun : ListWalk<ExclusiveRun> {
   void set_link_event(std::uint32_t l) {
     std::int64_t next = EventQueue::never;
     for (const Transfer& transfer : links_[l].active) next = std::min(next, transfer.end);
-    queue_.set(static_cast<std::uint32_t>(ranks_.size()) + l, next);
+    const std::uint32_t actor = static_cast<std::uint32_t>(ranks_.size()) + l;
+    if (next == EventQueue::never) {
+      queue_.clear(actor);
+    } else {
+      queue_.set(actor, next);
+    }
   }
 
   std::array<std::uint32_t, 2> ends_of(std::uint32_t m) const {
@@ -506,6 +512,7 @@ class SlowedRun : ListWalk<SlowedRun> {
     load.phase_end = profiles_.begin[profile + 1];
     load.undisturbed = 0;
     begin_phase(r, now);
+    program_.prefetch(ranks_[r].item + 1, action + 1);
   }
 
   // When the phase at hand ends with nothing beside the action: the recipe's figure, stretched where the
@@ -550,9 +557,11 @@ class SlowedRun : ListWalk<SlowedRun> {
       begin_phase(r, now);
     } else {
       load.computing = false;
-      queue_.set(r, EventQueue::never);
       action_ended(r, now);
-      if (!load.computing) change_pace(load, now, million);
+      if (!load.computing) {
+        queue_.clear(r);
+        change_pace(load, now, million);
+      }
     }
     begin_requested(now);
   }
@@ -608,36 +617,39 @@ class SlowedRun : ListWalk<SlowedRun> {
       Load& load = loads_[static_cast<std::size_t>(r)];
       load.transfers.push_back(t);
       if (load.transfers.size() == 1 && load.computing) {
-        change_speed(static_cast<std::uint32_t>(r), now, profiles_.phases[load.phase].slowdown);
+        slow_down(static_cast<std::uint32_t>(r), now);
       }
     }
   }
 
-  // Where it gets slower the event stays too early: rank_event() sets it anew, once.
-  void change_speed(std::uint32_t r, std::int64_t now, std::int64_t slowdown) {
+  // Where it gets slower the event stays too early: rank_event() sets it anew if nothing else does before.
+  void slow_down(std::uint32_t r, std::int64_t now) {
     Load& load = loads_[r];
-    if (load.slowdown == slowdown) return;
     settle(load, now);
-    load.slowdown = slowdown;
-    const std::int64_t end = now + time_left(load.work, slowdown);
-    if (end < queue_.time_of(r)) queue_.set(r, end);
+    load.slowdown = profiles_.phases[load.phase].slowdown;
+  }
+  void speed_up(std::uint32_t r, std::int64_t now) {
+    Load& load = loads_[r];
+    if (load.slowdown == million) return;
+    settle(load, now);
+    load.slowdown = million;
+    queue_.set(r, now + time_left(load.work, million));
   }
 
   void link_event(std::uint32_t l, std::int64_t now) {
+    // One transfer; where several end now, the queue names the link again.
     Link& link = links_[l];
-    ended_.clear();
-    for (const std::uint32_t t : link.active) {
-      if (transfers_[t].end == now) ended_.push_back(t);
-    }
-    for (const std::uint32_t t : ended_) {
-      remove_one(link.active, t);
-      const Program::Message& message = program_.messages[transfers_[t].message];
-      for (const std::int32_t r : {message.from, message.to}) {
-        Load& load = loads_[static_cast<std::size_t>(r)];
-        remove_one(load.transfers, t);
-        if (load.transfers.empty() && load.computing)
-          change_speed(static_cast<std::uint32_t>(r), now, million);
-      }
+    const auto ended = std::find_if(link.active.begin(), link.active.end(),
+                                    [&](std::uint32_t active) { return transfers_[active].end == now; });
+    PLUMB_CHECK(ended != link.active.end());
+    const std::uint32_t t = *ended;
+    const std::uint32_t m = transfers_[t].message;
+    link.active.erase(ended);
+    unused_.push_back(t);
+    for (const std::int32_t r : {program_.messages[m].from, program_.messages[m].to}) {
+      Load& load = loads_[static_cast<std::size_t>(r)];
+      remove_one(load.transfers, t);
+      if (load.transfers.empty() && load.computing) speed_up(static_cast<std::uint32_t>(r), now);
     }
     if (link.first_waiting < link.waiting.size() && link.active.empty()) {
       requested_.push_back(link.waiting[link.first_waiting++]);
@@ -647,18 +659,19 @@ class SlowedRun : ListWalk<SlowedRun> {
       }
     }
     set_link_event(l);
-    for (const std::uint32_t t : ended_) {
-      const std::uint32_t m = transfers_[t].message;
-      unused_.push_back(t);
-      transfer_ended(m, now);
-    }
+    transfer_ended(m, now);
     begin_requested(now);
   }
 
   void set_link_event(std::uint32_t l) {
     std::int64_t next = EventQueue::never;
     for (const std::uint32_t t : links_[l].active) next = std::min(next, transfers_[t].end);
-    queue_.set(static_cast<std::uint32_t>(ranks_.size()) + l, next);
+    const std::uint32_t actor = static_cast<std::uint32_t>(ranks_.size()) + l;
+    if (next == EventQueue::never) {
+      queue_.clear(actor);
+    } else {
+      queue_.set(actor, next);
+    }
   }
 
   bool shared_;
@@ -668,7 +681,6 @@ class SlowedRun : ListWalk<SlowedRun> {
   std::vector<Transfer> transfers_;
   std::vector<std::uint32_t> unused_;     // places in transfers_
   std::vector<std::uint32_t> requested_;  // messages that may begin now
-  std::vector<std::uint32_t> ended_;
   std::vector<Link> links_;
   EventQueue queue_;
 };

@@ -168,30 +168,26 @@ class Builder {
     dag_.microbatches = schedule_.microbatches;
     dag_.message_of.assign(2 * microbatches_of_stages, Dag::none);
     gradient_maker_.assign(microbatches_of_stages, OpKind::backward);
-    std::size_t nodes = 0;
-    std::size_t sends = 0;
+    // Room for the most that there can be: what is not used is not touched.
+    std::size_t steps = 0;
+    std::size_t messages = 0;
     for (const LoweredRank& rank : schedule_.per_rank) {
-      dag_.rank_begin.push_back(static_cast<std::uint32_t>(nodes));
-      dag_.message_begin.push_back(static_cast<std::uint32_t>(sends));
-      for (const Step& step : rank.steps) nodes += std::holds_alternative<Action>(step);
-      for (const Message& message : rank.messages) sends += is_send(message.op.kind);
+      steps += rank.steps.size();
+      messages += rank.messages.size();
     }
-    dag_.rank_begin.push_back(static_cast<std::uint32_t>(nodes));
-    dag_.message_begin.push_back(static_cast<std::uint32_t>(sends));
-    PLUMB_CHECK(nodes < Dag::none && sends < Dag::none);
-    dag_.nodes.resize(nodes);
-    dag_.inputs.resize(nodes, {Dag::none, Dag::none});
-    dag_.messages.resize(sends);
+    PLUMB_CHECK(steps < Dag::none && messages < Dag::none);
+    dag_.nodes.reserve(steps);
+    dag_.messages.reserve(messages);
 
     for (std::uint32_t r = 0; r < schedule_.ranks(); ++r) {
       const LoweredRank& rank = schedule_.per_rank[r];
-      std::uint32_t message = dag_.message_begin[r];
-      std::uint32_t node = dag_.rank_begin[r];
+      dag_.rank_begin.push_back(static_cast<std::uint32_t>(dag_.nodes.size()));
+      dag_.message_begin.push_back(static_cast<std::uint32_t>(dag_.messages.size()));
       const Action* last = nullptr;
       for (const Step& step : rank.steps) {
         if (const auto* action = std::get_if<Action>(&step)) {
           last = action;
-          ++node;
+          dag_.nodes.emplace_back();
           for (const Op& op : *action) {
             if (op.kind == OpKind::backward_input) {
               gradient_maker_[static_cast<std::size_t>(op.stage.value) * schedule_.microbatches +
@@ -205,9 +201,9 @@ class Builder {
           for (const Message& out : rank.messages_of(*batch)) {
             if (!is_send(out.op.kind)) continue;
             const Need need = carried_by(out.op);
-            dag_.message_of[slot(need)] = message;
-            Dag::Message& made = dag_.messages[message++];
-            made.sent_behind = last ? node - 1 : Dag::none;
+            dag_.message_of[slot(need)] = static_cast<std::uint32_t>(dag_.messages.size());
+            Dag::Message& made = dag_.messages.emplace_back();
+            made.sent_behind = last ? static_cast<std::uint32_t>(dag_.nodes.size()) - 1 : Dag::none;
             made.transfer = intern_(transfer(Rank{r}, out));
             if (need.product == Product::input_gradient) {
               made.maker =
@@ -223,6 +219,9 @@ class Builder {
         }
       }
     }
+    dag_.rank_begin.push_back(static_cast<std::uint32_t>(dag_.nodes.size()));
+    dag_.message_begin.push_back(static_cast<std::uint32_t>(dag_.messages.size()));
+    dag_.inputs.resize(dag_.nodes.size(), {Dag::none, Dag::none});
   }
 
   // Durations, and the edges into one rank's nodes.

@@ -65,7 +65,7 @@ class LinkRun {
         break;
     }
     advance(r, now);
-    if (rank.phase == Phase::stands) queue_.set(r, EventQueue::never);
+    if (rank.phase == Phase::stands) queue_.clear(r);
   }
 
   // Runs through the rank's list up to where it has to wait or to compute.
@@ -157,6 +157,7 @@ class LinkRun {
       }
     }
     queue_.set(r, event);
+    program_.prefetch(rank.item + 1, rank.action + 1);
   }
 
   void post_send(std::uint32_t m, std::int64_t now) {

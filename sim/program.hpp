@@ -47,6 +47,20 @@ struct Program {
   std::vector<Item> items;
   std::vector<Action> actions;    // numbered like Dag::nodes
   std::vector<Message> messages;  // numbered like Dag::messages
+  /// Fetches what a rank needs when its next action is over: by then the other ranks' events have pushed it
+  /// out of the nearest caches.
+  void prefetch(std::uint32_t next_item, std::uint32_t next_action) const {
+    if (next_item + 4 > items.size() || next_action >= actions.size()) return;
+    __builtin_prefetch(&actions[next_action], 1);
+    for (std::uint32_t i = next_item; i < next_item + 4; ++i) {
+      const std::uint32_t kind = items[i].code >> 28;
+      if (kind != static_cast<std::uint32_t>(Kind::action) &&
+          kind != static_cast<std::uint32_t>(Kind::wait)) {
+        __builtin_prefetch(&messages[items[i].message()], 1);
+      }
+    }
+  }
+
   std::uint32_t links = 0;  // directed pairs of ranks that exchange messages; undirected under half duplex
 };
 
