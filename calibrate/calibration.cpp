@@ -1,6 +1,6 @@
 #include "calibrate/calibration.hpp"
 
-#include "schedules/ir/error.hpp"
+#include "schedules/ir/cost_json.hpp"
 #include "schedules/ir/json_document.hpp"
 
 #include <algorithm>
@@ -11,32 +11,11 @@
 namespace plumb {
 namespace {
 
-constexpr std::int64_t million = 1'000'000;
-
-WorkClass class_of(const Calibration& calibration, const JsonView& name) {
-  const auto found = std::find(calibration.classes.begin(), calibration.classes.end(), name.text());
-  if (found == calibration.classes.end()) {
-    name.fail(fmt::format("is \"{}\", which is none of the classes", name.text().substr(0, 60)));
-  }
-  return WorkClass{static_cast<std::uint32_t>(found - calibration.classes.begin())};
-}
-
-std::vector<Segment> read_segments(const Calibration& calibration, const JsonView& list) {
-  std::vector<Segment> segments;
-  for (const JsonView& entry : list.elements()) {
-    entry.allow_keys({"name", "lane", "class", "duration_ns", "deferred"});
-    Segment segment;
-    segment.name = entry.required("name").text();
-    const JsonView lane = entry.required("lane");
-    if (lane.text() != "compute" && lane.text() != "communication") {
-      lane.fail("is neither \"compute\" nor \"communication\"");
-    }
-    segment.lane = lane.text() == "compute" ? Lane::compute : Lane::communication;
-    segment.work_class = class_of(calibration, entry.required("class"));
-    segment.duration = entry.required("duration_ns").duration_ns();
-    if (const auto deferred = entry.member("deferred")) segment.deferred = deferred->boolean();
-    segments.push_back(segment);
-  }
+// What a layer of a kind of op consists of: at least something, and named.
+std::vector<Segment> read_layer(const JsonView& layer, const char* kind,
+                                const std::vector<std::string>& classes) {
+  const JsonView list = layer.required(kind);
+  std::vector<Segment> segments = read_segments(list, classes);
   if (segments.empty()) list.fail("is empty");
   return segments;
 }
@@ -65,32 +44,20 @@ Calibration parse_calibration(std::string_view content, std::string_view where) 
   for (const JsonView& name : classes.elements()) calibration.classes.push_back(name.text());
   if (calibration.classes.empty()) classes.fail("is empty");
   if (const auto rows = root.member("slowdown_ppm")) {
-    for (const JsonView& row : rows->elements()) {
-      auto& factors = calibration.slowdown_ppm.emplace_back();
-      for (const JsonView& factor : row.elements()) {
-        factors.push_back(static_cast<std::uint32_t>(factor.integer(million, 1000 * million)));
-      }
-      if (factors.size() != calibration.classes.size()) row.fail("has not one factor a class");
-    }
-    if (calibration.slowdown_ppm.size() != calibration.classes.size()) rows->fail("has not one row a class");
+    calibration.slowdown_ppm = read_slowdown(*rows, calibration.classes);
   }
   if (const auto name = root.member("message_class"); name && !name->is_null()) {
-    calibration.message_class = class_of(calibration, *name);
+    calibration.message_class = read_class(*name, calibration.classes);
   }
 
   const JsonView layer = root.required("layer");
   layer.allow_keys({"forward", "backward_input", "backward_weight", "backward"});
-  calibration.forward = read_segments(calibration, layer.required("forward"));
-  calibration.backward_input = read_segments(calibration, layer.required("backward_input"));
-  calibration.backward_weight = read_segments(calibration, layer.required("backward_weight"));
-  calibration.backward = read_segments(calibration, layer.required("backward"));
+  calibration.forward = read_layer(layer, "forward", calibration.classes);
+  calibration.backward_input = read_layer(layer, "backward_input", calibration.classes);
+  calibration.backward_weight = read_layer(layer, "backward_weight", calibration.classes);
+  calibration.backward = read_layer(layer, "backward", calibration.classes);
 
-  const JsonView link = root.required("link");
-  link.allow_keys({"latency_ns", "bytes_per_s"});
-  calibration.link.latency = link.required("latency_ns").duration_ns();
-  if (const auto bandwidth = link.member("bytes_per_s"); bandwidth && !bandwidth->is_null()) {
-    calibration.link.bandwidth = BytesPerSecond{bandwidth->number(1, 1e18)};
-  }
+  calibration.link = read_link(root.required("link"));
   const auto bytes = [&](const char* key) {
     const auto value = root.member(key);
     return value ? Bytes{value->integer(0, std::int64_t{1} << 53)} : Bytes{};

@@ -1,5 +1,6 @@
 #include "schedules/ir/costs_file.hpp"
 
+#include "schedules/ir/cost_json.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/json_document.hpp"
 
@@ -16,7 +17,6 @@ namespace plumb {
 namespace {
 
 constexpr std::string_view schema = "plumb.costs/1";
-constexpr std::int64_t million = 1'000'000;
 
 std::string_view to_string(Lane lane) { return lane == Lane::compute ? "compute" : "communication"; }
 
@@ -52,7 +52,7 @@ class CostsReader {
                       "pairs", "any_pair_ns", "sources"});
     if (const auto name = root_.member("name")) cost_.name = name->text();
     read_classes();
-    if (const auto link = root_.member("link")) cost_.link = read_link(*link, {"latency_ns", "bytes_per_s"});
+    if (const auto link = root_.member("link")) cost_.link = read_link(*link);
     if (const auto links = root_.member("links")) {
       for (const JsonView& entry : links->elements()) {
         const Link link = read_link(entry, {"from", "to", "latency_ns", "bytes_per_s"});
@@ -79,58 +79,16 @@ class CostsReader {
       for (const JsonView& name : classes->elements()) cost_.classes.push_back(name.text());
     }
     if (cost_.classes.empty()) cost_.classes = {"compute"};
-    if (const auto rows = root_.member("slowdown_ppm")) {
-      for (const JsonView& row : rows->elements()) {
-        auto& factors = cost_.slowdown_ppm.emplace_back();
-        for (const JsonView& factor : row.elements()) {
-          factors.push_back(static_cast<std::uint32_t>(factor.integer(million, 1000 * million)));
-        }
-        if (factors.size() != cost_.classes.size())
-          row.fail(fmt::format("has {} factors for {} classes", factors.size(), cost_.classes.size()));
-      }
-      if (!cost_.slowdown_ppm.empty() && cost_.slowdown_ppm.size() != cost_.classes.size()) {
-        rows->fail(
-            fmt::format("has {} rows for {} classes", cost_.slowdown_ppm.size(), cost_.classes.size()));
-      }
-    }
+    if (const auto rows = root_.member("slowdown_ppm"))
+      cost_.slowdown_ppm = read_slowdown(*rows, cost_.classes);
     if (const auto name = root_.member("message_class"); name && !name->is_null())
-      cost_.message_class = class_of(*name);
-  }
-
-  WorkClass class_of(const JsonView& name) const {
-    const auto found = std::find(cost_.classes.begin(), cost_.classes.end(), name.text());
-    if (found == cost_.classes.end())
-      name.fail(fmt::format("is \"{}\", which is none of the classes", name.text().substr(0, 60)));
-    return WorkClass{static_cast<std::uint32_t>(found - cost_.classes.begin())};
-  }
-
-  static Link read_link(const JsonView& view, std::initializer_list<std::string_view> keys) {
-    view.allow_keys(keys);
-    Link link;
-    if (const auto latency = view.member("latency_ns")) link.latency = latency->duration_ns();
-    if (const auto bandwidth = view.member("bytes_per_s"); bandwidth && !bandwidth->is_null()) {
-      link.bandwidth = BytesPerSecond{bandwidth->number(1, 1e18)};
-    }
-    return link;
+      cost_.message_class = read_class(*name, cost_.classes);
   }
 
   OpCost read_op(const JsonView& view) const {
     view.allow_keys({"segments", "memory"});
     OpCost op;
-    for (const JsonView& entry : view.required("segments").elements()) {
-      entry.allow_keys({"name", "lane", "class", "duration_ns", "deferred"});
-      Segment segment;
-      if (const auto name = entry.member("name")) segment.name = name->text();
-      if (const auto lane = entry.member("lane")) {
-        if (lane->text() != "compute" && lane->text() != "communication")
-          lane->fail("is neither \"compute\" nor \"communication\"");
-        segment.lane = lane->text() == "compute" ? Lane::compute : Lane::communication;
-      }
-      if (const auto name = entry.member("class")) segment.work_class = class_of(*name);
-      segment.duration = entry.required("duration_ns").duration_ns();
-      if (const auto deferred = entry.member("deferred")) segment.deferred = deferred->boolean();
-      op.recipe.push_back(segment);
-    }
+    op.recipe = read_segments(view.required("segments"), cost_.classes);
     if (const auto memory = view.member("memory")) {
       memory->allow_keys({"at_begin_bytes", "workspace_bytes", "at_end_bytes"});
       const auto bytes = [&](const char* key) {
