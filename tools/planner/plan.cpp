@@ -89,7 +89,7 @@ PlanResult plan(const PlanRequest& request, const CostsForStages& costs,
         plan.generator = all[i].generator;
         plan.shape = legal_shape(*plan.generator, all[i].shape);
         const LoweredSchedule schedule = make_lowered(*plan.generator, plan.shape, request.lowering);
-        plan.report = predict(schedule, costs(schedule.stages), request.execution).report;
+        plan.report = predict(schedule, costs(schedule.stages), request.execution, Detail::actions).report;
         std::uint32_t peak = 0;
         for (const RankReport& rank : plan.report.ranks) peak = std::max(peak, rank.peak_live_activations);
         plan.activation_share = static_cast<double>(peak) / *plan.shape.chunks;

@@ -1,13 +1,13 @@
 #include "tools/planner/predict.hpp"
 
 #include "sim/memory.hpp"
-#include "sim/simulate.hpp"
 
 namespace plumb {
 
-Prediction predict(const LoweredSchedule& schedule, const CostModel& cost, const ExecutionOptions& options) {
+Prediction predict(const LoweredSchedule& schedule, const CostModel& cost, const ExecutionOptions& options,
+                   Detail detail) {
   Prediction prediction;
-  prediction.timeline = simulate(schedule, cost, options);
+  prediction.timeline = simulate(schedule, cost, options, detail);
   prediction.memory = profile_memory(prediction.timeline, schedule, cost);
   prediction.report = summarize(prediction.timeline, prediction.memory);
   return prediction;

@@ -6,6 +6,7 @@
 #include "schedules/ir/memory_profile.hpp"
 #include "schedules/ir/timeline.hpp"
 #include "sim/report.hpp"
+#include "sim/simulate.hpp"
 
 namespace plumb {
 
@@ -17,6 +18,6 @@ struct Prediction {
 
 /// Throws BadInput where the costs do not fit the schedule.
 Prediction predict(const LoweredSchedule& schedule, const CostModel& cost,
-                   const ExecutionOptions& options = {});
+                   const ExecutionOptions& options = {}, Detail detail = Detail::segments);
 
 }  // namespace plumb
