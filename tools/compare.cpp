@@ -26,8 +26,7 @@ struct Options {
   std::optional<std::uint32_t> ranks;
   std::optional<std::uint32_t> stages;
   std::uint32_t microbatches = 0;
-  std::string comms = "per-op";
-  std::uint32_t data_parallel = 1;
+  LoweringFlags lowering;
   CostOptions costs;
   ExecutionFlags execution;
   DocumentOptions documents;
@@ -146,9 +145,7 @@ int run(const Options& options, Console& console) {
   std::vector<Row> rows;
   for (Method& method : methods) {
     method.shape = legal_shape(*method.generator, method.shape);
-    const LoweredSchedule schedule = make_lowered(
-        *method.generator, method.shape,
-        {options.comms == "batched" ? CommPlacement::batched : CommPlacement::per_op, options.data_parallel});
+    const LoweredSchedule schedule = make_lowered(*method.generator, method.shape, options.lowering.load());
     // With equal stages a stage is the same for all; with equal devices a rank's share of the layers is.
     CostModel cost = options.costs.load(schedule.stages);
     if (options.ranks && options.costs.calibration.empty())
@@ -194,14 +191,7 @@ Command compare_command(CLI::App& app) {
   command->add_option("--microbatches", options->microbatches, "Microbatches of one step")
       ->required()
       ->type_name("M");
-  command
-      ->add_option("--comms", options->comms,
-                   "Messages one by one, or in groups that are waited for together")
-      ->check(CLI::IsMember({"per-op", "batched"}))
-      ->capture_default_str();
-  command->add_option("--dp", options->data_parallel, "Data-parallel copies of the pipeline")
-      ->type_name("D")
-      ->check(CLI::Range(1u, 1u << 20));
+  options->lowering.add_to(*command);
   options->costs.add_to(*command);
   options->execution.add_to(*command);
   options->documents.add_to(*command);

@@ -142,6 +142,19 @@ LoweredSchedule ScheduleOptions::load() const {
   return make_lowered(generator(name), shape(), {placement(), data_parallel});  // says which names there are
 }
 
+void LoweringFlags::add_to(CLI::App& app) {
+  app.add_option("--comms", comms, "Messages one by one, or in groups that are waited for together")
+      ->check(CLI::IsMember({"per-op", "batched"}))
+      ->capture_default_str();
+  app.add_option("--dp", data_parallel, "Data-parallel copies of the pipeline")
+      ->type_name("D")
+      ->check(CLI::Range(1u, 1u << 20));
+}
+
+LowerOptions LoweringFlags::load() const {
+  return {comms == "batched" ? CommPlacement::batched : CommPlacement::per_op, data_parallel};
+}
+
 void CostOptions::add_to(CLI::App& app) {
   auto* list =
       app.add_option(

@@ -39,6 +39,15 @@ struct ScheduleOptions {
   LoweredSchedule load() const;
 };
 
+/// `--comms --dp` of commands that lower many schedules alike.
+struct LoweringFlags {
+  std::string comms = "per-op";
+  std::uint32_t data_parallel = 1;
+
+  void add_to(CLI::App& app);
+  LowerOptions load() const;
+};
+
 /// `--costs LIST|FILE` or `--calibration NAME|FILE [--layers L]`, `--op-costs FILE`.
 struct CostOptions {
   std::string costs;

@@ -28,8 +28,7 @@ struct Options {
   std::vector<std::uint32_t> microbatches;
   std::vector<std::uint32_t> chunks{2};
   std::vector<std::string> schedules;
-  std::string comms = "per-op";
-  std::uint32_t data_parallel = 1;
+  LoweringFlags lowering;
   CostOptions costs;
   ExecutionFlags execution;
   std::optional<double> activation_limit;
@@ -159,8 +158,7 @@ int run(const Options& options, Console& console) {
   request.microbatches = options.microbatches;
   request.chunks = options.chunks;
   for (const std::string& name : options.schedules) request.schedules.push_back(&generator(name));
-  request.lowering = {options.comms == "batched" ? CommPlacement::batched : CommPlacement::per_op,
-                      options.data_parallel};
+  request.lowering = options.lowering.load();
   request.execution = options.execution.load();
   request.activation_limit = options.activation_limit;
   if (!options.costs.op_costs.empty())
@@ -197,14 +195,7 @@ Command plan_command(CLI::App& app) {
       ->type_name("V,…")
       ->capture_default_str();
   command->add_option("--schedules", options->schedules, "Only these")->delimiter(',')->type_name("NAME,…");
-  command
-      ->add_option("--comms", options->comms,
-                   "Messages one by one, or in groups that are waited for together")
-      ->check(CLI::IsMember({"per-op", "batched"}))
-      ->capture_default_str();
-  command->add_option("--dp", options->data_parallel, "Data-parallel copies of the pipeline")
-      ->type_name("D")
-      ->check(CLI::Range(1u, 1u << 20));
+  options->lowering.add_to(*command);
   options->costs.add_to(*command);
   options->execution.add_to(*command);
   command
