@@ -1,7 +1,11 @@
-// How long and how big each op is: from what was measured to the costs of a pipeline's stages.
+// How long and how big each op is: from what was measured, or a data sheet, to the costs of a pipeline's
+// stages.
 #pragma once
 #include "calibrate/calibration.hpp"
+#include "calibrate/device_description.hpp"
 #include "schedules/ir/cost_model.hpp"
+#include "schedules/model/layout.hpp"
+#include "schedules/model/model_shape.hpp"
 
 #include <cstdint>
 
@@ -14,5 +18,27 @@ CostModel estimate(const Calibration& calibration, std::uint32_t stages, std::ui
 
 /// One chunk as it was measured (Calibration::chunk_layers layers).
 CostModel measured_chunk(const Calibration& calibration);
+
+/// Costs of a model as the layout cuts it, one entry a stage of the layout, from the data sheet and its
+/// stated efficiencies. Pipeline ranks are `layout.parallelism.pipeline`; devices are numbered as Megatron
+/// does, tensor innermost, then data (the experts' group lies in both), pipeline outermost, and the message
+/// between two ranks takes the link that joins their devices. Everything is in the result: recipes with the
+/// collectives of tensor and expert parallelism on the communication lane, recompute in the backwards, bytes,
+/// gradient reduction, optimizer step, a stated reserve, and where each figure comes from. Throws BadInput
+/// for a layout that cannot be (`check_layout`).
+CostModel estimate(const DeviceDescription& device, const ModelShape& model, const Layout& layout);
+
+/// The same, where what was measured wins: measured points first, between them interpolation, the estimate
+/// for what is left, and `sources` says which is which.
+CostModel estimate(const Calibration& calibration, const DeviceDescription& device, const ModelShape& model,
+                   const Layout& layout);
+
+/// What a step of the whole job is worth.
+struct Throughput {
+  double tokens_per_s = 0;  // of all data-parallel copies
+  double mfu = 0;           // model FLOPs (no recompute) over the peak of all devices, for the weights' type
+};
+Throughput throughput(Duration step_time, std::uint32_t microbatches, const DeviceDescription& device,
+                      const ModelShape& model, const Layout& layout);
 
 }  // namespace plumb
