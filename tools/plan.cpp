@@ -40,11 +40,13 @@ void print_json(std::ostream& out, const PlanResult& result) {
   out << "{\"schema\":\"plumb.plan/1\",\"plans\":[";
   const char* comma = "";
   for (const Plan& plan : result.plans) {
-    fmt::print(out,
-               "{}{{\"schedule\":{},\"chunks\":{},\"microbatches\":{},\"activation_share\":{},\"microbatches_"
-               "per_s\":{},\"report\":{}}}",
-               comma, json_quoted(plan.generator->name), *plan.shape.chunks, plan.shape.microbatches,
-               plan.activation_share, plan.microbatches_per_s, to_json(plan.report));
+    fmt::print(
+        out,
+        "{}{{\"schedule\":{},\"chunks\":{},{}\"microbatches\":{},\"activation_share\":{},\"microbatches_"
+        "per_s\":{},\"report\":{}}}",
+        comma, json_quoted(plan.generator->name), *plan.shape.chunks,
+        plan.shape.group ? fmt::format("\"group\":{},", *plan.shape.group) : "", plan.shape.microbatches,
+        plan.activation_share, plan.microbatches_per_s, to_json(plan.report));
     comma = ",";
   }
   out << "],\"ruled_out\":[";
@@ -63,10 +65,11 @@ render::Table plan_table(const PlanResult& result) {
   table.head = {"schedule",        "chunks", "microbatches", "step ms",
                 "ms a microbatch", "bubble", "activations",  "copies"};
   for (const Plan& plan : result.plans) {
+    std::string name(plan.generator->name);
+    if (plan.shape.group) name += fmt::format(" --group {}", *plan.shape.group);
     table.rows.push_back(
-        {std::string(plan.generator->name), fmt::format("{}", *plan.shape.chunks),
-         fmt::format("{}", plan.shape.microbatches), render::milliseconds(plan.report.step_time),
-         fmt::format("{:.3f}", 1e3 / plan.microbatches_per_s),
+        {std::move(name), fmt::format("{}", *plan.shape.chunks), fmt::format("{}", plan.shape.microbatches),
+         render::milliseconds(plan.report.step_time), fmt::format("{:.3f}", 1e3 / plan.microbatches_per_s),
          fmt::format("{:.2f} %", 100 * plan.report.idle_share), fmt::format("{:.2f}", plan.activation_share),
          fmt::format("{}", plan.generator->copies)});
   }

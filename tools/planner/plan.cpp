@@ -70,6 +70,21 @@ CostModel scaled_to_stages(const CostModel& cost_of_share, std::uint32_t ranks, 
   return cost;
 }
 
+Shape nearest_legal_shape(const Generator& generator, const Shape& shape) {
+  try {
+    return legal_shape(generator, shape);
+  } catch (const BadInput&) {
+    if (!generator.takes_group || shape.group) throw;
+    Shape with_group = shape;
+    if (!with_group.chunks) with_group.chunks = generator.default_chunks;
+    for (std::uint32_t group = 1; group <= shape.microbatches; ++group) {
+      with_group.group = group;
+      if (!generator.refuse(with_group)) return legal_shape(generator, with_group);
+    }
+    throw;
+  }
+}
+
 PlanResult plan(const PlanRequest& request, const CostsForStages& costs,
                 const std::function<void(std::size_t, std::size_t)>& report_progress) {
   const std::vector<Candidate> all = candidates(request);
@@ -87,7 +102,7 @@ PlanResult plan(const PlanRequest& request, const CostsForStages& costs,
       try {
         Plan plan;
         plan.generator = all[i].generator;
-        plan.shape = legal_shape(*plan.generator, all[i].shape);
+        plan.shape = nearest_legal_shape(*plan.generator, all[i].shape);
         const LoweredSchedule schedule = make_lowered(*plan.generator, plan.shape, request.lowering);
         plan.report = predict(schedule, costs(schedule.stages), request.execution, Detail::actions).report;
         std::uint32_t peak = 0;

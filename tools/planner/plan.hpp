@@ -21,6 +21,10 @@ using CostsForStages = std::function<CostModel(std::uint32_t stages)>;
 /// throw BadInput.
 CostModel scaled_to_stages(const CostModel& cost_of_share, std::uint32_t ranks, std::uint32_t stages);
 
+/// legal_shape, but where no group was asked for and the schedule's default leaves an illegal rest (120
+/// microbatches of 16 ranks in groups of 17), the smallest legal one; `group` is filled in only then.
+Shape nearest_legal_shape(const Generator& generator, const Shape& shape);
+
 struct PlanRequest {
   std::uint32_t ranks = 1;
   std::vector<std::uint32_t> microbatches;
@@ -34,7 +38,7 @@ struct PlanRequest {
 
 struct Plan {
   const Generator* generator = nullptr;
-  Shape shape;  // legal, chunks filled in
+  Shape shape;  // legal, chunks filled in; group where it is not the schedule's default
   Report report;
   /// peak_live_activations / chunks of one copy per rank, the largest over ranks.
   double activation_share = 0;

@@ -76,6 +76,18 @@ TEST(Plan, SaysWhatItRuledOutAndWhy) {
   EXPECT_THAT(reason("gpipe"), ::testing::HasSubstr("holds 6 shares"));
 }
 
+TEST(Plan, TakesTheSmallestLegalGroupWhereTheDefaultLeavesAnIllegalRest) {
+  // 120 microbatches on 16 ranks: by default groups of 120 / 7 = 17 and a rest of 1. Groups of 16, 18 and 19
+  // leave 8, 12 and 6, fewer than the ranks; 20 leaves nothing.
+  const Generator& interleaved = generator("interleaved-1f1b");
+  EXPECT_EQ(nearest_legal_shape(interleaved, {16, 120, 2, {}}).group, 20u);
+  EXPECT_EQ(nearest_legal_shape(interleaved, {16, 64, 2, {}}).group, std::nullopt) << "the default is legal";
+  EXPECT_THROW(nearest_legal_shape(interleaved, {16, 120, 2, 17}), BadInput) << "as asked for, or not at all";
+  EXPECT_THROW(nearest_legal_shape(generator("dualpipe"), {4, 6, {}, {}}), BadInput);
+  const PlanResult result = plan(request(16, {120}), share_of(16));
+  EXPECT_EQ(find(result, "interleaved-1f1b")->shape.group, 20u);
+}
+
 TEST(ScaledCosts, AreHalvedOnTwiceTheStages) {
   const CostModel share = unit_costs({unit, unit, unit, std::nullopt, Duration{2'500'000}, Duration{70}});
   const CostModel half = scaled_to_stages(share, 4, 8);
