@@ -1,5 +1,5 @@
 // plumb: one binary. Parses the command line, runs the subcommand, maps what went wrong to an exit code:
-// 0 good, 1 the answer is no, 2 bad input.
+// 0 good, 1 the answer is no, 2 bad input, 3 device.
 #include "schedules/ir/error.hpp"
 #include "tools/command.hpp"
 #include "tools/spelling.hpp"
@@ -37,6 +37,9 @@ int main(int argc, char** argv) {
   } catch (const plumb::BadInput& error) {
     console.err << "plumb: " << error.what() << "\n";
     return 2;
+  } catch (const plumb::DeviceError& error) {
+    console.err << "plumb: " << error.what() << "\n";
+    return 3;
   } catch (const std::bad_alloc&) {
     console.err << "plumb: not enough memory for this request\n";
     return 2;

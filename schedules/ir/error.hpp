@@ -15,6 +15,15 @@ class BadInput : public std::runtime_error {
       : std::runtime_error(std::string(where) + ": " + std::string(what)) {}
 };
 
+/// A device, or a library of its vendor, refused a call, or there is none. `main` maps it to exit code 3.
+class DeviceError : public std::runtime_error {
+ public:
+  explicit DeviceError(const std::string& what) : std::runtime_error(what) {}
+  /// `call` as it is written in our code, `place` (file:line) where, `text` what the library says of it.
+  DeviceError(std::string_view call, std::string_view place, std::string_view text)
+      : std::runtime_error(std::string(place) + ": " + std::string(call) + ": " + std::string(text)) {}
+};
+
 namespace detail {
 [[noreturn]] void check_failed(const char* condition, const char* file, int line);
 }
