@@ -4,12 +4,14 @@ cmake_minimum_required(VERSION 3.25)
 
 # folder → what it may include beside itself. A file belongs to the longest folder that holds it, and so does what
 # it includes; a folder that is not here yet has to be added, with its arrow.
-set(folders schedules/ir schedules/model schedules/generators sim calibrate tools tools/render tools/planner)
+set(folders schedules/ir schedules/model schedules/generators sim calibrate runtime runtime/reference tools tools/render tools/planner)
 set(allowed_schedules/ir)
 set(allowed_schedules/model schedules/ir)
 set(allowed_calibrate schedules/ir)
 set(allowed_schedules/generators schedules/ir)
 set(allowed_sim schedules/ir schedules/model calibrate)
+set(allowed_runtime schedules/ir schedules/model runtime/reference)
+set(allowed_runtime/reference schedules/ir schedules/model)
 set(allowed_tools/render schedules/ir sim)
 set(allowed_tools/planner schedules/ir schedules/model schedules/generators calibrate sim)
 set(allowed_tools schedules/ir schedules/model schedules/generators calibrate sim tools/planner tools/render)

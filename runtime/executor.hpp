@@ -1,0 +1,36 @@
+// Executes one rank's program over a backend, and puts what all ranks recorded together in the types that the
+// simulator predicts in.
+#pragma once
+#include "runtime/backend.hpp"
+#include "schedules/ir/lower.hpp"
+#include "schedules/ir/memory_profile.hpp"
+#include "schedules/ir/timeline.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace plumb {
+
+/// Which step of the program a rank has launched last; read by a watchdog on another thread.
+struct Progress {
+  static constexpr std::uint32_t not_begun = 0xffffffff;
+  static constexpr std::uint32_t all_launched = 0xfffffffe;
+  std::atomic<std::uint32_t> step{not_begun};
+};
+
+/// Launches every step of the program in order and returns when all of it is done. Allocates nothing itself.
+void execute(const RankProgram& program, Backend& backend, Progress* progress = nullptr);
+
+/// The Timeline of a step from what every rank recorded ([rank]; programs and records of one pipeline).
+/// Message bytes are those of `memory` ([stage]; empty: 0).
+Timeline assemble_timeline(const LoweredSchedule& schedule, std::span<const StepTimes> records,
+                           std::span<const StageMemory> memory = {});
+
+/// What a rank's arena held over time: its program's blocks, dated by its record. `always`: weights,
+/// gradients and optimizer state of the stages that it holds.
+RankMemory recorded_memory(const RankProgram& program, const StepTimes& times,
+                           const MemoryBreakdown& always = {});
+
+}  // namespace plumb
