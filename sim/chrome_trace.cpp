@@ -386,6 +386,9 @@ class TraceWriter {
               arguments(FMT_COMPILE(R"("stage":{},"microbatch":{})"), op.stage.value, op.microbatch.value));
       }
     }
+    if (own.update && own.update->begin < own.update->end) {
+      slice(compute_thread, "optimizer", "optimizer", own.update->begin, own.update->end, {}, {});
+    }
     for (const IdleSlice& gap : idle) {
       slice(idle_thread, to_string(gap.cause), "idle", gap.begin, gap.end, {}, {});
     }

@@ -45,4 +45,26 @@ void add_collectives(const LoweredSchedule& schedule, const CostModel& cost, Tim
   }
 }
 
+void add_updates(const LoweredSchedule& schedule, const CostModel& cost, Timeline& timeline) {
+  const auto takes_time = [](const StageCost& stage) { return stage.optimizer_step != Duration{}; };
+  if (std::none_of(cost.stages.begin(), cost.stages.end(), takes_time)) return;
+  TimePoint begin;
+  for (const RankTimeline& rank : timeline.ranks) {
+    if (!rank.compute.empty()) begin = std::max(begin, rank.compute.back().end);
+    for (const CollectiveSpan& span : rank.collectives) begin = std::max(begin, span.end);
+  }
+  for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
+    std::vector<bool> held(schedule.stages);
+    Duration duration;
+    for (const ComputeSpan& span : timeline.ranks[r].compute) {
+      for (const Op& op : span.action) {
+        if (held[op.stage.value]) continue;
+        held[op.stage.value] = true;
+        duration += cost.stage(op.stage).optimizer_step;
+      }
+    }
+    timeline.ranks[r].update = UpdateSpan{begin, begin + duration};
+  }
+}
+
 }  // namespace plumb

@@ -11,4 +11,9 @@ namespace plumb {
 /// stage first on ties), and a rank takes part in one at a time. Nobody's computation waits for them.
 void add_collectives(const LoweredSchedule& schedule, const CostModel& cost, Timeline& timeline);
 
+/// Fills in `update`, behind everything else, where any stage's optimizer step takes time: it begins on every
+/// rank when the last one's computation and reductions are done, and takes as long as those of the rank's
+/// stages together.
+void add_updates(const LoweredSchedule& schedule, const CostModel& cost, Timeline& timeline);
+
 }  // namespace plumb

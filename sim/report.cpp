@@ -40,6 +40,7 @@ Report summarize(const Timeline& timeline, const MemoryProfile& memory) {
     }
     PLUMB_CHECK(causes == out.idle);
     for (const CollectiveSpan& collective : rank.collectives) step_end = std::max(step_end, collective.end);
+    if (rank.update) step_end = std::max(step_end, rank.update->end);
     out.peak_live_activations = held.peak_live_activations;
     if (!held.curve.empty()) out.peak_bytes = held.peak.total();
     out.peak_memory = held.peak;

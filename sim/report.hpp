@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -41,9 +42,14 @@ struct Report {
   std::uint32_t microbatches = 0;
   Duration makespan;      // last compute end - first compute start
   Duration span;          // the largest rank span: what the zero-bubble papers call cost
-  Duration step_time;     // makespan, and whatever of the gradient reductions ends after it
+  Duration step_time;     // makespan, what of the gradient reductions ends after it, and the optimizer's step
   double idle_share = 0;  // sum of idle / (ranks x makespan): "the bubble"
   std::vector<RankReport> ranks;
+  // Where the model is known.
+  std::optional<double> tokens_per_s;  // of the whole job
+  std::optional<double> mfu;           // model FLOPs over the peak of all devices, no recompute counted
+  /// Where the costs are from: `forward` -> `measured | interpolated | estimated | assumed`.
+  std::map<std::string, std::string> sources;
   bool operator==(const Report&) const = default;
 };
 

@@ -33,7 +33,18 @@ std::string to_json(const Report& report) {
   for (const RankReport& rank : report.ranks) {
     for (std::size_t c = 0; c < idle_causes; ++c) sums[c] += rank.idle_by_cause[c];
   }
-  out += fmt::format(",\"idle_by_cause\":{},\"ranks\":[", causes_json(sums));
+  out += fmt::format(",\"idle_by_cause\":{}", causes_json(sums));
+  if (report.tokens_per_s) out += fmt::format(",\"tokens_per_s\":{}", *report.tokens_per_s);
+  if (report.mfu) out += fmt::format(",\"mfu\":{}", *report.mfu);
+  if (!report.sources.empty()) {
+    const char* comma = ",\"sources\":{";
+    for (const auto& [figure, source] : report.sources) {
+      out += fmt::format("{}{}:{}", comma, json_quoted(figure), json_quoted(source));
+      comma = ",";
+    }
+    out += '}';
+  }
+  out += ",\"ranks\":[";
   const char* comma = "";
   for (const RankReport& rank : report.ranks) {
     fmt::format_to(std::back_inserter(out),
@@ -72,6 +83,11 @@ Report parse_report(std::string_view content, std::string_view where) {
   const auto step = root.member("step_time_ns");
   report.step_time = step ? step->duration_ns() : report.makespan;
   report.idle_share = root.required("idle_share").number(0, 1);
+  if (const auto rate = root.member("tokens_per_s")) report.tokens_per_s = rate->number(0, 1e18);
+  if (const auto mfu = root.member("mfu")) report.mfu = mfu->number(0, 10);
+  if (const auto sources = root.member("sources")) {
+    for (const auto& [figure, source] : sources->members()) report.sources[figure] = source.text();
+  }
   for (const JsonView& entry : root.required("ranks").elements()) {
     RankReport rank;
     rank.compute_busy = entry.required("compute_busy_ns").duration_ns();

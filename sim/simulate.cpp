@@ -157,6 +157,7 @@ Timeline assemble(const LoweredSchedule& schedule, const CostModel& cost, const 
     }
   }
   if (dag.reduces) add_collectives(schedule, cost, timeline);
+  add_updates(schedule, cost, timeline);
   return timeline;
 }
 

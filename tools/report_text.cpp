@@ -16,8 +16,18 @@ std::string report_text(const Report& report) {
   out +=
       fmt::format("  makespan   {:>12}   last compute end - first compute start\n", to_text(report.makespan));
   out += fmt::format("  span       {:>12}   the longest of one rank\n", to_text(report.span));
-  out +=
-      fmt::format("  bubble     {:>10.2f} %   idle share of ranks x makespan\n\n", 100 * report.idle_share);
+  out += fmt::format("  bubble     {:>10.2f} %   idle share of ranks x makespan\n", 100 * report.idle_share);
+  if (report.tokens_per_s)
+    out += fmt::format("  tokens/s   {:>12.0f}   of the whole job\n", *report.tokens_per_s);
+  if (report.mfu)
+    out += fmt::format("  MFU        {:>10.2f} %   model FLOPs of the peak; no recompute counted\n",
+                       100 * *report.mfu);
+  if (!report.sources.empty()) {
+    out += "  sources   ";
+    for (const auto& [figure, source] : report.sources) out += fmt::format(" {} {};", figure, source);
+    out.back() = '\n';
+  }
+  out += '\n';
   out += "Where ranks x makespan goes, in percent:\n\n" + to_text(render::cause_table({{report}}));
   return out + "\n" + to_text(render::rank_table(report));
 }

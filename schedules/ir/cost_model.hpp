@@ -61,6 +61,9 @@ struct StageCost {
   Bytes activation_message;     // sent to the next stage, per microbatch
   Bytes gradient_message;       // sent to the previous stage, per microbatch
   Duration gradient_reduction;  // of the stage's weight gradients over all its copies
+  /// Of one owner's share of the stage's parameters, once all gradients of the step are there, until the new
+  /// weights are on every copy.
+  Duration optimizer_step;
   /// The stage's forward beside its own backward, where that was measured and no recipes are known.
   std::optional<Duration> overlapped;
   const OpCost& of(OpKind kind) const;
@@ -102,6 +105,9 @@ struct CostModel {
   std::map<std::pair<Rank, Rank>, Link> links;  // directed
 
   std::vector<OpOverride> overrides;  // single ops, by rank and action
+
+  /// Of a rank's memory, what no tensor of ours takes: the device's context, libraries, the allocator's rest.
+  Bytes reserve;
 
   /// Where each figure comes from: `forward` -> `measured | interpolated | estimated | assumed`.
   std::map<std::string, std::string> sources;

@@ -49,7 +49,7 @@ class CostsReader {
 
   CostModel read() {
     root_.allow_keys({"schema", "name", "classes", "slowdown_ppm", "message_class", "link", "links", "stages",
-                      "pairs", "any_pair_ns", "sources"});
+                      "pairs", "any_pair_ns", "reserve_bytes", "sources"});
     if (const auto name = root_.member("name")) cost_.name = name->text();
     read_classes();
     if (const auto link = root_.member("link")) cost_.link = read_link(*link);
@@ -67,6 +67,7 @@ class CostsReader {
     for (const JsonView& stage : stages.elements()) cost_.stages.push_back(read_stage(stage));
     if (cost_.stages.empty()) stages.fail("is empty; expected one entry a stage, or one for all");
     read_pairs();
+    if (const auto reserve = root_.member("reserve_bytes")) cost_.reserve = reserve->bytes();
     if (const auto sources = root_.member("sources")) {
       for (const auto& [key, value] : sources->members()) cost_.sources[key] = value.text();
     }
@@ -104,7 +105,7 @@ class CostsReader {
     view.allow_keys({"forward_ns", "backward_input_ns", "backward_weight_ns", "backward_ns", "overlapped_ns",
                      "forward", "backward_input", "backward_weight", "backward", "weights_bytes",
                      "gradients_bytes", "optimizer_bytes", "activation_message_bytes",
-                     "gradient_message_bytes", "gradient_reduction_ns"});
+                     "gradient_message_bytes", "gradient_reduction_ns", "optimizer_step_ns"});
     StageCost stage;
     bool segments = false;
     const auto op = [&](const char* key, const char* total_key, OpCost& into) {
@@ -144,6 +145,7 @@ class CostsReader {
     bytes("gradient_message_bytes", stage.gradient_message);
     if (const auto reduction = view.member("gradient_reduction_ns"))
       stage.gradient_reduction = reduction->duration_ns();
+    if (const auto step = view.member("optimizer_step_ns")) stage.optimizer_step = step->duration_ns();
     return stage;
   }
 
@@ -218,11 +220,12 @@ void write_costs(std::ostream& out, const CostModel& cost, const std::vector<Sta
     }
     out << fmt::format(
         ",\"weights_bytes\":{},\"gradients_bytes\":{},\"optimizer_bytes\":{},\"activation_message_bytes\":{},"
-        "\"gradient_message_bytes\":{},\"gradient_reduction_ns\":{}}}",
+        "\"gradient_message_bytes\":{},\"gradient_reduction_ns\":{},\"optimizer_step_ns\":{}}}",
         stage.weights.count, stage.gradients.count, stage.optimizer_state.count,
-        stage.activation_message.count, stage.gradient_message.count, stage.gradient_reduction.ns);
+        stage.activation_message.count, stage.gradient_message.count, stage.gradient_reduction.ns,
+        stage.optimizer_step.ns);
   }
-  out << "],\"sources\":{";
+  out << "],\"reserve_bytes\":" << cost.reserve.count << ",\"sources\":{";
   first = true;
   for (const auto& [key, source] : cost.sources) {
     out << fmt::format("{}{}:{}", first ? "" : ",", json_quoted(key), json_quoted(source));

@@ -78,6 +78,7 @@ void Liveness::end(std::uint32_t step, const Op& op) {
 MemoryBreakdown held_throughout(const LoweredSchedule& schedule, Rank rank, const CostModel& cost) {
   std::vector<bool> held(schedule.stages);
   MemoryBreakdown memory;
+  memory[MemoryUse::reserve] = cost.reserve;
   for (const Step& step : schedule.per_rank[rank.value].steps) {
     const auto* action = std::get_if<Action>(&step);
     if (!action) continue;

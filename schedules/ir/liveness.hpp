@@ -51,7 +51,8 @@ class Liveness {
   std::vector<LivenessChange> changes_;
 };
 
-/// What the rank's copies of stages hold all the step long: weights, gradients and optimizer state.
+/// What the rank's copies of stages hold all the step long (weights, gradients and optimizer state), and the
+/// reserve.
 MemoryBreakdown held_throughout(const LoweredSchedule& schedule, Rank rank, const CostModel& cost);
 
 }  // namespace plumb

@@ -36,8 +36,8 @@ struct SegmentSpan {
   bool operator==(const SegmentSpan&) const = default;
 };
 
-/// One message. send_ready <= begin <= end. A receive that is waited for together with its group is posted before
-/// its transfer begins; one that is waited for at use may be posted later than the data arrives.
+/// One message. send_ready <= begin <= end. A receive that is waited for together with its group is posted
+/// before its transfer begins; one that is waited for at use may be posted later than the data arrives.
 struct MessageSpan {
   Op send;  // SEND_F or SEND_B; the stage is the sender's
   Rank from;
@@ -57,10 +57,19 @@ struct CollectiveSpan {
   bool operator==(const CollectiveSpan&) const = default;
 };
 
+/// The optimizer's step. It begins when the gradients of every rank are complete: their common norm clips
+/// them.
+struct UpdateSpan {
+  TimePoint begin;
+  TimePoint end;
+  bool operator==(const UpdateSpan&) const = default;
+};
+
 struct RankTimeline {
   std::vector<ComputeSpan> compute;         // in program order, which is time order
   std::vector<SegmentSpan> segments;        // by begin
   std::vector<CollectiveSpan> collectives;  // by begin
+  std::optional<UpdateSpan> update;
   bool operator==(const RankTimeline&) const = default;
 };
 

@@ -37,7 +37,7 @@ void check_order(const JsonView& view, TimePoint begin, TimePoint end) {
 }
 
 RankTimeline read_rank(const JsonView& view) {
-  view.allow_keys({"compute", "segments", "collectives"});
+  view.allow_keys({"compute", "segments", "collectives", "update"});
   RankTimeline rank;
   for (const JsonView& entry : view.required("compute").elements()) {
     entry.allow_keys({"action", "begin_ns", "end_ns", "last_input", "last_input_sent_ns"});
@@ -78,6 +78,11 @@ RankTimeline read_rank(const JsonView& view) {
       check_order(entry, span.begin, span.end);
       rank.collectives.push_back(span);
     }
+  }
+  if (const auto update = view.member("update")) {
+    update->allow_keys({"begin_ns", "end_ns"});
+    rank.update = UpdateSpan{time_at(*update, "begin_ns"), time_at(*update, "end_ns")};
+    check_order(*update, rank.update->begin, rank.update->end);
   }
   return rank;
 }
@@ -126,7 +131,10 @@ void write_timeline(std::ostream& out, const Timeline& timeline) {
           span.end.ns);
       comma = ",";
     }
-    text += "]}";
+    text += ']';
+    if (rank.update)
+      add(",\"update\":{{\"begin_ns\":{},\"end_ns\":{}}}", rank.update->begin.ns, rank.update->end.ns);
+    text += '}';
   }
   text += "],\n\"messages\":[";
   const char* comma = "";

@@ -115,5 +115,41 @@ TEST(Report, ReductionsLengthenTheStepAndNothingElse) {
   EXPECT_DOUBLE_EQ(report.idle_share, 100.0 / 260.0);
 }
 
+// As above, and then 50 of optimizer on both ranks, behind the last reduction, which ends at 230.
+TEST(Report, TheOptimizerStepsOnceTheLastGradientIsThere) {
+  CostModel cost = unit_costs({Duration{10}, Duration{10}, Duration{20}, {}, {}, Duration{5}});
+  cost.stages[0].gradient_reduction = Duration{100};
+  cost.stages[0].optimizer_step = Duration{50};
+  const LoweredSchedule lowered =
+      lower(schedule_of("1f1b", 2, 2, {"0F0 0F1 0B0 0B1", "1F0 1B0 1F1 1B1"}), {CommPlacement::per_op, 2});
+  const Timeline timeline = simulate(lowered, cost);
+  const UpdateSpan update{TimePoint{230}, TimePoint{280}};
+  EXPECT_EQ(timeline.ranks[0].update, update);
+  EXPECT_EQ(timeline.ranks[1].update, update);
+  const Report report = summarize(timeline, profile_memory(timeline, lowered, cost));
+  EXPECT_EQ(report.makespan, Duration{130});
+  EXPECT_EQ(report.step_time, Duration{280});
+}
+
+// Two stages on each rank: their steps run one after the other.
+TEST(Report, ARankStepsForEveryStageItHolds) {
+  CostModel cost = unit_costs({Duration{10}, Duration{10}, Duration{20}, {}, {}, {}});
+  cost.stages[0].optimizer_step = Duration{50};
+  const LoweredSchedule lowered = lower(schedule_of("two way", 2, 2, {"0F0 1F1 1B1 0B0", "0F1 1F0 1B0 0B1"}));
+  const Timeline timeline = simulate(lowered, cost);
+  ASSERT_TRUE(timeline.ranks[0].update);
+  EXPECT_EQ(timeline.ranks[0].update->end - timeline.ranks[0].update->begin, Duration{100});
+}
+
+// 1,000 of weights, and 300 that belong to no tensor.
+TEST(Memory, TheReserveIsHeldThroughout) {
+  CostModel cost = unit_costs({Duration{10}, Duration{10}, Duration{20}, {}, {}, {}});
+  cost.stages[0].weights = Bytes{1000};
+  cost.reserve = Bytes{300};
+  const MemoryProfile memory = profile(schedule_of("one", 1, 1, {"0F0 0B0"}), cost);
+  EXPECT_EQ(memory.ranks[0].peak[MemoryUse::reserve], Bytes{300});
+  EXPECT_EQ(memory.ranks[0].peak.total(), Bytes{1300});
+}
+
 }  // namespace
 }  // namespace plumb

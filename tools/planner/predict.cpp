@@ -10,6 +10,7 @@ Prediction predict(const LoweredSchedule& schedule, const CostModel& cost, const
   prediction.timeline = simulate(schedule, cost, options, detail);
   prediction.memory = profile_memory(prediction.timeline, schedule, cost);
   prediction.report = summarize(prediction.timeline, prediction.memory);
+  prediction.report.sources = cost.sources;
   return prediction;
 }
 

@@ -86,6 +86,8 @@ TEST(CostsFile, ReadsBackWhatItWrites) {
   stage.forward.memory = {Bytes{100}, Bytes{50}, Bytes{-20}};
   stage.backward.recipe = stage.backward_input.recipe = stage.backward_weight.recipe = stage.forward.recipe;
   stage.weights = Bytes{1 << 20};
+  stage.optimizer_step = Duration{70};
+  cost.reserve = Bytes{1 << 30};
   cost.stages = {stage, stage};
   cost.sources = {{"forward", "measured"}};
   std::ostringstream out;
