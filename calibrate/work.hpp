@@ -1,0 +1,23 @@
+// The keys under which a model's work is measured and looked up: one place, so that both use the same.
+#pragma once
+#include "calibrate/measurement.hpp"
+#include "schedules/ir/ids.hpp"
+#include "schedules/model/layer_costs.hpp"
+#include "schedules/model/layout.hpp"
+#include "schedules/model/model_shape.hpp"
+
+#include <cstdint>
+
+namespace plumb {
+
+/// A whole stage on one device, all that layout.stages[stage] says it holds.
+WorkKey stage_work(const ModelShape& model, const Layout& layout, Stage stage, WorkKind kind);
+
+/// One layer on one device; layers with and without experts have different keys. Without recompute.
+WorkKey layer_work(const ModelShape& model, const Layout& layout, std::uint64_t layer, WorkKind kind);
+
+/// One part on one device. Parts that are matrix products are `gemm` with m, n, k and count, whoever's they
+/// are.
+WorkKey part_work(const Part& part, const ModelShape& model, const Layout& layout, WorkKind kind);
+
+}  // namespace plumb
