@@ -1,0 +1,50 @@
+// The one thing about measuring that needs a device. A build with CUDA has one; tests have made-up ones.
+#pragma once
+#include "calibrate/measurement.hpp"
+#include "calibrate/provenance.hpp"
+#include "calibrate/statistics.hpp"
+#include "schedules/model/layout.hpp"
+#include "schedules/model/model_shape.hpp"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace plumb {
+
+/// For which model, laid out how, and where: one rank has the whole GPU; several are partitions of one GPU in
+/// one process (`local`) or processes (`nccl`), on one GPU or many, as they were launched.
+struct CalibrationRequest {
+  ModelShape model;
+  Layout layout;  // one stage a rank
+  std::uint32_t ranks = 1;
+  std::string transport = "local";
+};
+
+class Measurer {
+ public:
+  virtual ~Measurer() = default;
+
+  /// Of several processes one plans, measures and writes; the others `serve` until it is destroyed.
+  virtual bool leads() const { return true; }
+  virtual void serve() {}
+
+  /// But for tool, argv and environment, which are the program's.
+  virtual Provenance provenance() const = 0;
+  /// What a rank has, its neighbours being busy.
+  virtual Setting setting() const = 0;
+  /// Pairs of ranks between which messages differ: one a link kind where all of a kind are alike.
+  virtual std::vector<std::vector<std::uint32_t>> message_pairs() const = 0;
+  /// Whether there is code for it here; what can't be measured is not planned.
+  virtual bool can_measure(const Target& target) const = 0;
+
+  /// Warms up, then takes samples until the rule is satisfied. One entry a rank where ranks are told apart
+  /// (then TimedWork::rank is set). Throws DeviceError.
+  virtual std::vector<Measurement> measure(const Target& target, const StoppingRule& rule) = 0;
+};
+
+/// Of this build: throws DeviceError, in one sentence, where it was made without CUDA or there is no GPU.
+std::unique_ptr<Measurer> make_measurer(const CalibrationRequest& request);
+
+}  // namespace plumb

@@ -1,0 +1,14 @@
+// Stands in for the device where plumb was built without CUDA.
+#include "calibrate/measurer.hpp"
+#include "schedules/ir/error.hpp"
+
+namespace plumb {
+
+std::unique_ptr<Measurer> make_measurer(const CalibrationRequest&) {
+  throw DeviceError(
+      "this plumb was built without CUDA, so it measures nothing; build it with the preset `cuda` where "
+      "there is a GPU, "
+      "or read PyTorch profiles with --kineto");
+}
+
+}  // namespace plumb

@@ -1,0 +1,213 @@
+#include "calibrate/session.hpp"
+
+#include "calibrate/work.hpp"
+#include "schedules/ir/json_document.hpp"
+
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include <fmt/format.h>
+
+namespace plumb {
+namespace {
+
+constexpr std::array<WorkKind, 5> kinds{WorkKind::forward, WorkKind::backward_input,
+                                        WorkKind::backward_weight, WorkKind::backward,
+                                        WorkKind::forward_beside_backward};
+
+// Targets in order, each once, and only those that can be measured.
+class Plan {
+ public:
+  explicit Plan(const Measurer& measurer) : measurer_(measurer) {}
+  void add(const Target& target) {
+    if (seen_.insert(target).second && measurer_.can_measure(target)) targets_.push_back(target);
+  }
+  std::vector<Target> done() && { return std::move(targets_); }
+
+ private:
+  const Measurer& measurer_;
+  std::set<Target> seen_;
+  std::vector<Target> targets_;
+};
+
+// One layer of each sort: with experts and without.
+std::vector<std::uint64_t> sample_layers(const ModelShape& model) {
+  std::vector<std::uint64_t> layers;
+  for (std::uint64_t k = 0; k < model.layers; ++k) {
+    const auto same = [&](std::uint64_t other) { return model.has_experts(other) == model.has_experts(k); };
+    if (std::none_of(layers.begin(), layers.end(), same)) layers.push_back(k);
+  }
+  return layers;
+}
+
+std::vector<Stage> all_stages(const Layout& layout) {
+  std::vector<Stage> stages;
+  for (std::uint32_t s = 0; s < layout.stages.size(); ++s) stages.push_back(Stage{s});
+  return stages;
+}
+
+void add_work(Plan& plan, const CalibrationRequest& request, const Setting& setting) {
+  for (const Stage stage : all_stages(request.layout)) {
+    for (const WorkKind kind : kinds) {
+      plan.add(WorkTarget{stage_work(request.model, request.layout, stage, kind), setting});
+    }
+  }
+  for (const std::uint64_t layer : sample_layers(request.model)) {
+    for (const WorkKind kind : kinds) {
+      plan.add(WorkTarget{layer_work(request.model, request.layout, layer, kind), setting});
+    }
+  }
+  for (const Stage stage : all_stages(request.layout)) {
+    plan.add(WorkTarget{stage_work(request.model, request.layout, stage, WorkKind::optimizer), setting});
+  }
+}
+
+void add_memory(Plan& plan, const CalibrationRequest& request) {
+  for (const std::uint64_t layer : sample_layers(request.model)) {
+    plan.add(MemoryTarget{layer_work(request.model, request.layout, layer, WorkKind::forward)});
+  }
+  for (const Stage stage : all_stages(request.layout)) {
+    plan.add(MemoryTarget{stage_work(request.model, request.layout, stage, WorkKind::forward)});
+  }
+}
+
+// Powers of four from 1 KiB to 64 MiB, and the size that this model sends.
+std::set<std::int64_t> message_sizes(const CalibrationRequest& request) {
+  std::set<std::int64_t> sizes;
+  for (std::int64_t bytes = 1 << 10; bytes <= 1 << 26; bytes *= 4) sizes.insert(bytes);
+  const std::int64_t element = request.layout.numerics.weights == WeightType::fp32 ? 4 : 2;
+  const auto tokens = static_cast<std::int64_t>(request.layout.tokens());
+  const auto split = request.layout.parallelism.sequence_parallel ? request.layout.parallelism.tensor : 1;
+  sizes.insert(tokens * static_cast<std::int64_t>(request.model.hidden) * element / split);
+  sizes.erase(0);
+  return sizes;
+}
+
+void add_messages(Plan& plan, const CalibrationRequest& request, const Measurer& measurer) {
+  const Setting busy = measurer.setting();
+  Setting idle = busy;
+  idle.others_busy = false;
+  const auto series = [&](TransferKind kind, const std::vector<std::uint32_t>& ranks, std::uint32_t at_once) {
+    const TransferKey key{kind,  request.transport, "",
+                          ranks, at_once,           kind == TransferKind::hop ? busy : idle};
+    for (const std::int64_t bytes : message_sizes(request)) plan.add(TransferTarget{key, {bytes}});
+  };
+  for (const auto& pair : measurer.message_pairs()) {
+    series(TransferKind::hop, pair, 1);
+    series(TransferKind::one_way, pair, 1);
+    series(TransferKind::both_ways, pair, 1);
+    series(TransferKind::at_once, pair, 4);
+  }
+}
+
+void add_slowdown(Plan& plan, const Measurer& measurer) {
+  constexpr std::array<std::string_view, 6> classes{"gemm",      "attention",  "memory",
+                                                    "send_recv", "all_to_all", "all_reduce"};
+  for (const std::uint32_t sms : {2u, 4u, 8u, 16u}) {
+    for (const std::string_view a : classes) {
+      for (const std::string_view b : classes) {
+        plan.add(SlowdownTarget{{std::string(a), std::string(b), sms, measurer.setting()}});
+      }
+    }
+  }
+}
+
+void add_collectives(Plan& plan, const CalibrationRequest& request, const Measurer& measurer) {
+  if (request.ranks < 2) return;
+  Setting idle = measurer.setting();
+  idle.others_busy = false;
+  std::vector<std::uint32_t> ranks(request.ranks);
+  for (std::uint32_t r = 0; r < request.ranks; ++r) ranks[r] = r;
+  for (const TransferKind kind : {TransferKind::all_reduce, TransferKind::reduce_scatter,
+                                  TransferKind::all_gather, TransferKind::all_to_all}) {
+    for (std::int64_t bytes = 1 << 14; bytes <= 1 << 26; bytes *= 8) {
+      plan.add(TransferTarget{{kind, request.transport, "", ranks, 1, idle}, {bytes}});
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<Target> plan_targets(const CalibrationRequest& request, const Measurer& measurer) {
+  Plan plan(measurer);
+  add_work(plan, request, measurer.setting());
+  add_messages(plan, request, measurer);
+  add_memory(plan, request);
+  add_slowdown(plan, measurer);
+  add_collectives(plan, request, measurer);
+  return std::move(plan).done();
+}
+
+std::vector<Target> missing_targets(const Calibration& calibration, const std::vector<Target>& targets) {
+  std::vector<Target> missing;
+  for (const Target& target : targets) {
+    if (!holds(calibration, target)) missing.push_back(target);
+  }
+  return missing;
+}
+
+bool measure_missing(Measurer& measurer, const std::vector<Target>& targets, const StoppingRule& rule,
+                     Calibration& calibration, const SessionHooks& hooks) {
+  const std::vector<Target> todo = missing_targets(calibration, targets);
+  calibration.missing.clear();
+  for (auto target = todo.rbegin(); target != todo.rend(); ++target)
+    calibration.missing.push_back(to_string(*target));
+  const Duration begun = hooks.now();
+  for (std::size_t k = 0; k < todo.size(); ++k) {
+    if (hooks.interrupted()) {
+      std::reverse(calibration.missing.begin(), calibration.missing.end());
+      derive_layer(calibration);
+      return false;
+    }
+    const Duration elapsed = hooks.now() - begun;
+    const auto left = static_cast<std::int64_t>(todo.size() - k);
+    const Duration each = k == 0 ? rule.budget : Duration{elapsed.ns / static_cast<std::int64_t>(k)};
+    hooks.progress(
+        {targets.size() - todo.size() + k, targets.size(), calibration.missing.back(), elapsed, each * left});
+    const std::vector<Measurement> measured = measurer.measure(todo[k], rule);
+    for (const Measurement& one : measured) add(calibration, one);
+    calibration.missing.pop_back();
+    hooks.keep(calibration, measured);
+  }
+  derive_layer(calibration);
+  return true;
+}
+
+std::string why_not_resume(const Provenance& begun, const Provenance& here) {
+  const auto differ = [](const std::string& a, const std::string& b) {
+    return !a.empty() && !b.empty() && a != b;
+  };
+  if (!same_gpu_class(begun.gpu, here.gpu))
+    return fmt::format("it was begun on {}, this is {}", begun.gpu, here.gpu);
+  if (begun.sms != 0 && here.sms != 0 && begun.sms != here.sms) {
+    return fmt::format("it was begun with {} SMs, here are {}", begun.sms, here.sms);
+  }
+  if (differ(begun.cuda, here.cuda))
+    return fmt::format("it was begun with CUDA {}, this is {}", begun.cuda, here.cuda);
+  if (differ(begun.nccl_library, here.nccl_library)) {
+    return fmt::format("it was begun with NCCL {}, this is {}", begun.nccl_library, here.nccl_library);
+  }
+  return "";
+}
+
+std::string samples_line(const Measurement& measurement) {
+  std::string durations;
+  std::string clocks;
+  const std::vector<bool> aside = throttled(measurement.samples);
+  std::string set_aside;
+  for (std::size_t k = 0; k < measurement.samples.size(); ++k) {
+    const char* comma = k > 0 ? "," : "";
+    durations += fmt::format("{}{}", comma, measurement.samples[k].duration.ns);
+    clocks += fmt::format("{}{}", comma, measurement.samples[k].sm_clock_mhz);
+    if (aside[k]) set_aside += fmt::format("{}{}", set_aside.empty() ? "" : ",", k);
+  }
+  std::string rank;
+  if (const auto* work = std::get_if<TimedWork>(&measurement.figures); work != nullptr && work->rank) {
+    rank = fmt::format(R"("rank":{},)", *work->rank);
+  }
+  return fmt::format(R"({{"target":{},{}"durations_ns":[{}],"sm_clock_mhz":[{}],"set_aside":[{}]}})",
+                     json_quoted(to_string(target_of(measurement))), rank, durations, clocks, set_aside);
+}
+
+}  // namespace plumb

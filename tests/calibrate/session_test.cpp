@@ -1,0 +1,185 @@
+#include "calibrate/session.hpp"
+
+#include "calibrate/lookup.hpp"
+#include "schedules/ir/error.hpp"
+#include "schedules/ir/json_document.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace plumb {
+namespace {
+
+using ::testing::HasSubstr;
+
+CalibrationRequest request(std::uint32_t ranks) {
+  CalibrationRequest r;
+  r.model.architecture = Architecture::mlp;
+  r.model.hidden = 2048;
+  r.model.ffn = 8192;
+  r.model.layers = ranks;
+  r.layout.sequence = 4096;
+  for (std::uint32_t s = 0; s < ranks; ++s)
+    r.layout.stages.push_back({s, 1, 0, false, false, Recompute::none});
+  r.ranks = ranks;
+  return r;
+}
+
+// A device whose times follow a rule: everything takes 1 us and 1 us more for each target before it.
+class MadeUp : public Measurer {
+ public:
+  Provenance provenance() const override { return {}; }
+  Setting setting() const override { return {Share::partition, 16, 8, true}; }
+  std::vector<std::vector<std::uint32_t>> message_pairs() const override { return {{0, 1}}; }
+  bool can_measure(const Target& target) const override {
+    const auto* slowdown = std::get_if<SlowdownTarget>(&target);
+    return slowdown == nullptr || slowdown->key.communication_sms == 4;
+  }
+  std::vector<Measurement> measure(const Target& target, const StoppingRule&) override {
+    if (measured.size() == fails_at) throw DeviceError("out of memory");
+    measured.push_back(target);
+    clock.ns += 1'000'000;
+    SampleSet set;
+    for (int k = 0; k < 12; ++k) set.add({{1'000 * static_cast<std::int64_t>(measured.size())}, 1'755});
+    Measurement out;
+    out.samples = set.samples();
+    if (const auto* work = std::get_if<WorkTarget>(&target)) {
+      out.figures = TimedWork{work->work, work->setting, std::nullopt, "gemm", set.summary(), std::nullopt};
+    } else if (const auto* transfer = std::get_if<TransferTarget>(&target)) {
+      out.figures = Transfer{transfer->key, {transfer->size, set.summary()}};
+    } else if (const auto* slowdown = std::get_if<SlowdownTarget>(&target)) {
+      out.figures = Slowdown{slowdown->key, set.summary(), set.summary()};
+    } else {
+      out.figures = MeasuredMemory{std::get<MemoryTarget>(target).work, {}, {}, {}, {}, {}, {}, {}};
+    }
+    return {out};
+  }
+
+  std::vector<Target> measured;
+  std::size_t fails_at = 1'000'000;
+  Duration clock;
+};
+
+struct Kept {
+  std::vector<std::size_t> missing;
+  std::vector<Progress> progress;
+  std::size_t stop_at = 1'000'000;
+
+  SessionHooks hooks(MadeUp& device) {
+    return {[&device] { return device.clock; }, [this](const Progress& p) { progress.push_back(p); },
+            [this](const Calibration& c, const std::vector<Measurement>&) {
+              missing.push_back(c.missing.size());
+            },
+            [this, &device] { return device.measured.size() >= stop_at; }};
+  }
+};
+
+TEST(Session, PlansEachTargetOnceAndTheStagesFirst) {
+  MadeUp device;
+  const std::vector<Target> targets = plan_targets(request(8), device);
+  EXPECT_EQ(std::set<Target>(targets.begin(), targets.end()).size(), targets.size());
+  // Eight equal stages are one target a kind.
+  ASSERT_GE(targets.size(), 5u);
+  for (std::size_t k = 0; k < 5; ++k) {
+    EXPECT_EQ(std::get<WorkTarget>(targets[k]).work.name, "stage");
+    EXPECT_EQ(std::get<WorkTarget>(targets[k]).work.kind, static_cast<WorkKind>(k));
+  }
+  // The message that this model sends, 4,096 x 2,048 bf16, stands among the sizes.
+  const auto sent = std::find_if(targets.begin(), targets.end(), [](const Target& target) {
+    const auto* transfer = std::get_if<TransferTarget>(&target);
+    return transfer != nullptr && transfer->size.count == 16'777'216 &&
+           transfer->key.kind == TransferKind::hop;
+  });
+  EXPECT_NE(sent, targets.end());
+  for (const Target& target : targets) EXPECT_TRUE(device.can_measure(target));
+}
+
+TEST(Session, ARankAloneNeedsNoCollectives) {
+  MadeUp device;
+  const std::vector<Target> targets = plan_targets(request(1), device);
+  EXPECT_TRUE(std::none_of(targets.begin(), targets.end(), [](const Target& target) {
+    const auto* transfer = std::get_if<TransferTarget>(&target);
+    return transfer != nullptr && transfer->key.kind >= TransferKind::all_reduce;
+  }));
+}
+
+TEST(Session, MeasuresEverythingAndSaysHowLongItTakes) {
+  MadeUp device;
+  Kept kept;
+  Calibration calibration;
+  const std::vector<Target> targets = plan_targets(request(4), device);
+  EXPECT_TRUE(measure_missing(device, targets, {}, calibration, kept.hooks(device)));
+  EXPECT_EQ(device.measured, targets);
+  EXPECT_TRUE(calibration.missing.empty());
+  EXPECT_TRUE(missing_targets(calibration, targets).empty());
+  EXPECT_EQ(kept.missing.back(), 0u);
+  EXPECT_EQ(calibration.forward.front().duration.ns, 6'000) << "the layer's forward is the sixth target";
+  // Half way, at 1 ms a target.
+  const Progress& half = kept.progress[targets.size() / 2];
+  EXPECT_EQ(half.done, targets.size() / 2);
+  EXPECT_EQ(half.remaining.ns, static_cast<std::int64_t>(targets.size() - targets.size() / 2) * 1'000'000);
+  EXPECT_EQ(half.target, to_string(targets[targets.size() / 2]));
+}
+
+TEST(Session, InterruptedItKeepsWhatItHasAndGoesOnWhereItWas) {
+  MadeUp device;
+  Kept kept;
+  kept.stop_at = 7;
+  Calibration calibration;
+  const std::vector<Target> targets = plan_targets(request(4), device);
+  EXPECT_FALSE(measure_missing(device, targets, {}, calibration, kept.hooks(device)));
+  ASSERT_EQ(calibration.missing.size(), targets.size() - 7);
+  EXPECT_EQ(calibration.missing.front(), to_string(targets[7]));
+  EXPECT_EQ(calibration.missing.back(), to_string(targets.back()));
+  EXPECT_EQ(calibration.forward.size(), 1u) << "what there is can be used";
+
+  MadeUp again;
+  Kept more;
+  EXPECT_TRUE(measure_missing(again, targets, {}, calibration, more.hooks(again)));
+  EXPECT_EQ(again.measured, std::vector<Target>(targets.begin() + 7, targets.end()));
+  EXPECT_EQ(more.progress.front().done, 7u);
+}
+
+TEST(Session, ADeviceThatFailsLeavesWhatWasMeasured) {
+  MadeUp device;
+  device.fails_at = 3;
+  Kept kept;
+  Calibration calibration;
+  const std::vector<Target> targets = plan_targets(request(2), device);
+  EXPECT_THROW(measure_missing(device, targets, {}, calibration, kept.hooks(device)), DeviceError);
+  EXPECT_EQ(missing_targets(calibration, targets).size(), targets.size() - 3);
+  EXPECT_EQ(kept.missing.size(), 3u) << "each was kept as it came";
+}
+
+TEST(Session, ACalibrationIsContinuedOnItsOwnMachineOnly) {
+  Provenance begun;
+  begun.gpu = "NVIDIA H200";
+  begun.cuda = "13.0";
+  begun.nccl_library = "2.28.3";
+  Provenance here = begun;
+  EXPECT_EQ(why_not_resume(begun, here), "");
+  here.gpu = "NVIDIA H100 80GB HBM3";
+  EXPECT_THAT(why_not_resume(begun, here), HasSubstr("begun on NVIDIA H200, this is NVIDIA H100"));
+  here = begun;
+  here.nccl_library = "2.29.0";
+  EXPECT_THAT(why_not_resume(begun, here), HasSubstr("NCCL 2.28.3"));
+}
+
+TEST(Session, SamplesAreAJsonLine) {
+  Measurement measurement;
+  measurement.figures =
+      TimedWork{{"layer", "\"odd\"", WorkKind::forward, {{"hidden", 8}}, "bf16"}, {}, 3, "", {}, {}};
+  measurement.samples = {{{10}, 1755}, {{11}, 1755}, {{19}, 900}};
+  const std::string line = samples_line(measurement);
+  EXPECT_THAT(
+      line,
+      HasSubstr(R"("rank":3,"durations_ns":[10,11,19],"sm_clock_mhz":[1755,1755,900],"set_aside":[2])"));
+  EXPECT_EQ(line.find('\n'), std::string::npos);
+  EXPECT_NO_THROW(JsonDocument("{\"schema\":\"x\",\"a\":" + line + "}", "line", "x"));
+}
+
+}  // namespace
+}  // namespace plumb
