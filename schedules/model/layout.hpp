@@ -34,6 +34,8 @@ struct Numerics {
   WeightType weights = WeightType::bf16;        // and activations; fp8: GEMM inputs in fp8, the rest in bf16
   GradientType gradients = GradientType::fp32;  // the accumulated weight gradients
   bool fused_attention = true;                  // no scores are kept, a log-sum-exp a row instead
+  /// The logits are computed again in backward_input instead of kept (in float32) by forward.
+  bool fused_loss = true;
   bool dropout = false;  // masks of a byte an element are kept (arXiv 2205.05198's models)
   bool operator==(const Numerics&) const = default;
 };
@@ -61,19 +63,21 @@ struct Layout {
 };
 
 /// `stages` stages of as equal a number of layers as there can be: the embedding on the first, MTP, norm,
-/// head and loss on the last. Where `layers` is no multiple, the stages that have one less are the last, then
-/// the first, so that embedding and head have room. Throws BadInput where a stage would be empty.
+/// head and loss on the last. Where `layers` is no multiple, the stages that have one less are the last, the
+/// first, the second to last and so on, so that embedding and head have room. Throws BadInput where a stage
+/// would be empty.
 std::vector<StageContent> even_stages(const ModelShape& model, std::uint32_t stages);
 
 /// Megatron's `--pipeline-model-parallel-layout`, "Et*3|(tt|)*29,m|L": E embedding, t a layer, m an MTP
 /// module, L the loss with norm and head, | the next stage, (x)*n repeated, commas and spaces ignored. Throws
 /// BadInput that says where and what was expected, or which layers are missing or left over.
 std::vector<StageContent> parse_stages(std::string_view text, const ModelShape& model);
-/// The inverse, as short as it gets.
+/// The inverse; runs of equal stages are folded where that is shorter.
 std::string to_megatron(const std::vector<StageContent>& stages);
 
 /// Throws BadInput for what cannot be: tensor does not divide the heads or the FFN, expert does not divide
-/// tensor x data or the routed experts, a sequence that tensor does not divide, layers on no or two stages.
+/// tensor x data or the routed experts, a sequence that tensor does not divide, layers on no or two stages,
+/// sizes whose bytes would not fit an integer.
 void check_layout(const ModelShape& model, const Layout& layout);
 
 }  // namespace plumb
