@@ -4,7 +4,8 @@ cmake_minimum_required(VERSION 3.25)
 
 # folder → what it may include beside itself. A file belongs to the longest folder that holds it, and so does what
 # it includes; a folder that is not here yet has to be added, with its arrow.
-set(folders schedules/ir schedules/model schedules/generators sim calibrate runtime runtime/reference tools tools/render tools/planner)
+set(folders schedules/ir schedules/model schedules/generators sim calibrate runtime runtime/reference runtime/device
+    runtime/layers tools tools/render tools/planner)
 set(allowed_schedules/ir)
 set(allowed_schedules/model schedules/ir)
 set(allowed_calibrate schedules/ir schedules/model)
@@ -12,6 +13,8 @@ set(allowed_schedules/generators schedules/ir)
 set(allowed_sim schedules/ir schedules/model calibrate)
 set(allowed_runtime schedules/ir schedules/model runtime/reference)
 set(allowed_runtime/reference schedules/ir schedules/model)
+set(allowed_runtime/device schedules/ir)
+set(allowed_runtime/layers schedules/ir schedules/model runtime/device)
 set(allowed_tools/render schedules/ir sim)
 set(allowed_tools/planner schedules/ir schedules/model schedules/generators calibrate sim)
 set(allowed_tools schedules/ir schedules/model schedules/generators calibrate sim tools/planner tools/render)
@@ -57,7 +60,8 @@ if(NOT DEFINED ROOT)
   message(FATAL_ERROR "ROOT, the source folder, is missing")
 endif()
 file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/schedules/*.[ch]pp ${ROOT}/sim/*.[ch]pp ${ROOT}/calibrate/*.[ch]pp
-     ${ROOT}/tools/*.[ch]pp ${ROOT}/runtime/*.[ch]pp ${ROOT}/calibrate/*.cu ${ROOT}/runtime/*.cu)
+     ${ROOT}/tools/*.[ch]pp ${ROOT}/runtime/*.[ch]pp ${ROOT}/calibrate/*.cu ${ROOT}/runtime/*.cu
+     ${ROOT}/runtime/*.cuh)
 list(LENGTH files count)
 if(count EQUAL 0)
   message(FATAL_ERROR "no source file under ${ROOT}")

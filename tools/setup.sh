@@ -78,6 +78,28 @@ install_missing() {
   exit 2
 }
 
+# The CUDA compiler, where there is one.
+cuda_compiler() {
+  command -v nvcc || { [[ -x /usr/local/cuda/bin/nvcc ]] && echo /usr/local/cuda/bin/nvcc; }
+}
+
+# NVIDIA's libraries with their headers, as Python packages in .venv, where cmake/FindCudaLibraries.cmake looks. They
+# come without what they ask for: of all of it only these are linked.
+install_cuda_libraries() {
+  local site=("$plumb_root"/.venv/lib/python3*/site-packages)
+  if [[ -e ${site[0]}/nvidia/cu13/include/cublasLt.h && -e ${site[0]}/nvidia/cudnn/include/cudnn.h &&
+    -e ${site[0]}/nvidia/nccl/include/nccl.h && -e ${site[0]}/include/cudnn_frontend.h ]]; then
+    return 0
+  fi
+  need_command python3
+  python3 -c 'import ensurepip, venv' 2>/dev/null || plumb_missing+=(python3-venv)
+  install_missing
+  say "Installing cuBLAS, cuDNN and NCCL into .venv"
+  [[ -x $plumb_root/.venv/bin/python ]] || python3 -m venv "$plumb_root/.venv"
+  "$plumb_root/.venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps nvidia-cublas==13.1.0.3 \
+    nvidia-cudnn-cu13==9.14.0.64 nvidia-nccl-cu13==2.28.9 nvidia-cudnn-frontend==1.15.0 >&2
+}
+
 # The build folder lies in the tree; a clone that belongs to somebody else says so instead of a wall of CMake errors.
 need_writable_tree() {
   [[ -w $plumb_root ]] && return 0
@@ -99,6 +121,7 @@ build_jobs() {
 configure() {  # PRESET [CMAKE ARGUMENT]...
   if command -v ccache >/dev/null 2>&1; then
     export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}
+    export CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CUDA_COMPILER_LAUNCHER-ccache}
   fi
   (cd "$plumb_root" && cmake --preset "$@") >&2
 }

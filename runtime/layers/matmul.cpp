@@ -1,0 +1,243 @@
+#include "runtime/layers/matmul.hpp"
+
+#include "runtime/device/check.hpp"
+#include "runtime/device/event.hpp"
+#include "runtime/layers/random.hpp"
+#include "schedules/ir/error.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <vector>
+
+#include <cublasLt.h>
+#include <fmt/format.h>
+
+namespace plumb::layers {
+namespace {
+
+constexpr int candidates = 16;
+constexpr int repetitions = 5;
+
+constexpr std::array<std::string_view, 3> form_words{"forward", "input_gradient", "weight_gradient"};
+
+// Row-major matrices are column-major ones transposed, and cuBLASLt's are column-major. `first` and `second`
+// are its operands: D = op(first) op(second), and D^T is what we want.
+struct Columns {
+  cublasOperation_t first_op, second_op;
+  std::uint64_t first_rows, first_columns, second_rows, second_columns, result_rows, result_columns;
+};
+
+Columns columns_of(const ProductShape& s) {
+  switch (s.form) {
+    case ProductForm::forward:  // y^T = w x^T
+      return {CUBLAS_OP_T, CUBLAS_OP_N, s.inputs, s.outputs, s.inputs, s.tokens, s.outputs, s.tokens};
+    case ProductForm::input_gradient:  // dx^T = w^T dy^T
+      return {CUBLAS_OP_N, CUBLAS_OP_N, s.inputs, s.outputs, s.outputs, s.tokens, s.inputs, s.tokens};
+    case ProductForm::weight_gradient:  // dw^T = x^T dy
+      return {CUBLAS_OP_N, CUBLAS_OP_T, s.inputs, s.tokens, s.outputs, s.tokens, s.inputs, s.outputs};
+  }
+  PLUMB_CHECK(!"a product form");
+  return {};
+}
+
+}  // namespace
+
+std::string to_string(const ProductShape& s) {
+  return fmt::format("{} {} {}x{}x{}{} sms={}", form_words[static_cast<std::size_t>(s.form)],
+                     s.type == DataType::bf16 ? "bf16" : "fp32", s.tokens, s.inputs, s.outputs,
+                     s.adds ? " add" : "", s.multiprocessors);
+}
+
+ProductShape parse_product_shape(std::string_view text) {
+  const auto bad = [&] {
+    return BadInput(text, "not the shape of a product; `forward bf16 4096x2048x8192 sms=132` is one");
+  };
+  std::vector<std::string_view> words;
+  for (std::string_view rest = text; !rest.empty();) {
+    const auto end = rest.find(' ');
+    words.push_back(rest.substr(0, end));
+    rest = end == std::string_view::npos ? std::string_view{} : rest.substr(end + 1);
+  }
+  if (words.size() < 4 || words.size() > 5) throw bad();
+  const auto number = [&](std::string_view word) {
+    std::uint64_t value = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+    if (error != std::errc{} || end != word.data() + word.size()) throw bad();
+    return value;
+  };
+  ProductShape shape;
+  const auto form = std::find(form_words.begin(), form_words.end(), words[0]);
+  if (form == form_words.end() || (words[1] != "bf16" && words[1] != "fp32")) throw bad();
+  shape.form = static_cast<ProductForm>(form - form_words.begin());
+  shape.type = words[1] == "bf16" ? DataType::bf16 : DataType::fp32;
+  const auto first = words[2].find('x');
+  const auto last = words[2].rfind('x');
+  if (first == std::string_view::npos || first == last) throw bad();
+  shape.tokens = number(words[2].substr(0, first));
+  shape.inputs = number(words[2].substr(first + 1, last - first - 1));
+  shape.outputs = number(words[2].substr(last + 1));
+  shape.adds = words.size() == 5;
+  if (shape.adds && words[3] != "add") throw bad();
+  if (!words.back().starts_with("sms=")) throw bad();
+  shape.multiprocessors = static_cast<std::uint32_t>(number(words.back().substr(4)));
+  return shape;
+}
+
+const ProductAlgorithms::Code* ProductAlgorithms::find(const ProductShape& shape) const {
+  const auto at = codes_.find(shape);
+  return at == codes_.end() ? nullptr : &at->second;
+}
+
+std::map<std::string, std::string> ProductAlgorithms::to_text() const {
+  std::map<std::string, std::string> text;
+  for (const auto& [shape, code] : codes_) {
+    std::string& digits = text[to_string(shape)];
+    for (const std::uint64_t word : code) digits += fmt::format("{:016x}", word);
+  }
+  return text;
+}
+
+ProductAlgorithms ProductAlgorithms::from_text(const std::map<std::string, std::string>& text) {
+  ProductAlgorithms algorithms;
+  for (const auto& [shape, digits] : text) {
+    Code code{};
+    bool good = digits.size() == 16 * code.size();
+    for (std::size_t i = 0; good && i < code.size(); ++i) {
+      const char* begin = digits.data() + 16 * i;
+      const auto [end, error] = std::from_chars(begin, begin + 16, code[i], 16);
+      good = error == std::errc{} && end == begin + 16;
+    }
+    if (!good) throw BadInput(shape, "an algorithm is 128 hexadecimal digits");
+    algorithms.set(parse_product_shape(shape), code);
+  }
+  return algorithms;
+}
+
+struct Product::Descriptors {
+  cublasLtMatmulDesc_t product = nullptr;
+  cublasLtMatrixLayout_t first = nullptr;
+  cublasLtMatrixLayout_t second = nullptr;
+  cublasLtMatrixLayout_t result = nullptr;
+  cublasLtMatmulAlgo_t algorithm{};
+
+  explicit Descriptors(const ProductShape& shape) {
+    const cudaDataType_t type = shape.type == DataType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+    const cudaDataType_t result_type = shape.form == ProductForm::weight_gradient ? CUDA_R_32F : type;
+    const Columns c = columns_of(shape);
+    // Plain float32 sums in both types: no TF32, which would miss the accuracy that fp32 stands for.
+    PLUMB_CUBLAS_CALL(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    set(CUBLASLT_MATMUL_DESC_TRANSA, c.first_op);
+    set(CUBLASLT_MATMUL_DESC_TRANSB, c.second_op);
+    set(CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, static_cast<std::int32_t>(shape.multiprocessors));
+    layout(first, type, c.first_rows, c.first_columns);
+    layout(second, type, c.second_rows, c.second_columns);
+    layout(result, result_type, c.result_rows, c.result_columns);
+  }
+  Descriptors(const Descriptors&) = delete;
+  Descriptors& operator=(const Descriptors&) = delete;
+  ~Descriptors() {
+    for (cublasLtMatrixLayout_t one : {first, second, result}) {
+      if (one) static_cast<void>(cublasLtMatrixLayoutDestroy(one));
+    }
+    if (product) static_cast<void>(cublasLtMatmulDescDestroy(product));
+  }
+
+  template <class Value>
+  void set(cublasLtMatmulDescAttributes_t attribute, Value value) {
+    PLUMB_CUBLAS_CALL(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value));
+  }
+  static void layout(cublasLtMatrixLayout_t& layout, cudaDataType_t type, std::uint64_t rows,
+                     std::uint64_t columns) {
+    PLUMB_CUBLAS_CALL(
+        cublasLtMatrixLayoutCreate(&layout, type, rows, columns, static_cast<std::int64_t>(rows)));
+  }
+};
+
+Product::Product(Product&&) noexcept = default;
+Product& Product::operator=(Product&&) noexcept = default;
+Product::~Product() = default;
+
+Product::Product(const ProductShape& shape, ProductAlgorithms& algorithms, const Lane& lane)
+    : shape_(shape), descriptors_(std::make_unique<Descriptors>(shape)) {
+  static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(ProductAlgorithms::Code));
+  if (const auto* code = algorithms.find(shape)) {
+    std::memcpy(&descriptors_->algorithm, code->data(), sizeof *code);
+    return;
+  }
+
+  cublasLtMatmulPreference_t preference = nullptr;
+  PLUMB_CUBLAS_CALL(cublasLtMatmulPreferenceCreate(&preference));
+  const auto workspace = static_cast<std::uint64_t>(lane.product_workspace().bytes().count);
+  PLUMB_CUBLAS_CALL(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                         &workspace, sizeof workspace));
+  // Tensors lie close together in a stage's blocks: sixteen bytes are all that is promised.
+  constexpr std::uint32_t alignment = 16;
+  for (const auto attribute :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+    PLUMB_CUBLAS_CALL(
+        cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof alignment));
+  }
+  std::array<cublasLtMatmulHeuristicResult_t, candidates> found{};
+  int count = 0;
+  const int status = cublasLtMatmulAlgoGetHeuristic(
+      lane.blas(), descriptors_->product, descriptors_->first, descriptors_->second, descriptors_->result,
+      descriptors_->result, preference, candidates, found.data(), &count);
+  static_cast<void>(cublasLtMatmulPreferenceDestroy(preference));
+  PLUMB_CUBLAS_CALL(status);
+  if (count == 0) throw DeviceError("cuBLASLt has no algorithm for the product " + to_string(shape));
+
+  // Zeros would run at a higher clock than real data does, so the operands are random.
+  const auto size = [&](std::uint64_t elements, DataType type) {
+    return Bytes{static_cast<std::int64_t>(elements * bytes_of(type))};
+  };
+  const Columns c = columns_of(shape);
+  const device::Buffer first(size(c.first_rows * c.first_columns, shape.type));
+  const device::Buffer second(size(c.second_rows * c.second_columns, shape.type));
+  const device::Buffer result(size(c.result_rows * c.result_columns, DataType::fp32));
+  fill_uniform(lane, {first.data(), shape.type, c.first_columns, c.first_rows}, 1, 1.0F);
+  fill_uniform(lane, {second.data(), shape.type, c.second_columns, c.second_rows}, 2, 1.0F);
+  fill_uniform(lane, {result.data(), DataType::fp32, c.result_columns, c.result_rows}, 3, 1.0F);
+
+  const device::Event begin(device::EventKind::timing);
+  const device::Event end(device::EventKind::timing);
+  Duration best{};
+  int chosen = -1;
+  for (int i = 0; i < count; ++i) {
+    if (found[static_cast<std::size_t>(i)].state != CUBLAS_STATUS_SUCCESS) continue;
+    descriptors_->algorithm = found[static_cast<std::size_t>(i)].algo;
+    std::vector<Duration> times;
+    for (int repetition = 0; repetition <= repetitions; ++repetition) {
+      begin.record(lane.stream());
+      run(lane, second.data(), first.data(), result.data(), result.data());
+      end.record(lane.stream());
+      end.synchronize();
+      if (repetition > 0) times.push_back(device::between(begin, end));
+    }
+    std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
+    if (chosen < 0 || times[repetitions / 2] < best) {
+      best = times[repetitions / 2];
+      chosen = i;
+    }
+  }
+  if (chosen < 0) throw DeviceError("no algorithm of cuBLASLt's runs the product " + to_string(shape));
+  descriptors_->algorithm = found[static_cast<std::size_t>(chosen)].algo;
+  ProductAlgorithms::Code code{};
+  std::memcpy(code.data(), &descriptors_->algorithm, sizeof code);
+  algorithms.set(shape, code);
+}
+
+void Product::run(const Lane& lane, const void* left, const void* right, void* result,
+                  const void* added) const {
+  const float one = 1;
+  const float beta = shape_.adds ? 1.0F : 0.0F;
+  const void* addend = shape_.adds && shape_.form == ProductForm::forward ? added : result;
+  PLUMB_CUBLAS_CALL(cublasLtMatmul(
+      lane.blas(), descriptors_->product, &one, right, descriptors_->first, left, descriptors_->second, &beta,
+      addend, descriptors_->result, result, descriptors_->result, &descriptors_->algorithm,
+      lane.product_workspace().data(), static_cast<std::size_t>(lane.product_workspace().bytes().count),
+      lane.stream().handle()));
+}
+
+}  // namespace plumb::layers
