@@ -1,12 +1,11 @@
 #include "tools/planner/plan.hpp"
 
 #include "schedules/ir/error.hpp"
+#include "tools/planner/parallel.hpp"
 #include "tools/planner/predict.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <mutex>
-#include <thread>
 
 #include <fmt/format.h>
 
@@ -93,45 +92,35 @@ PlanResult plan(const PlanRequest& request, const CostsForStages& costs,
     std::string reason;
   };
   std::vector<Outcome> outcomes(all.size());
-  std::atomic<std::size_t> next{0};
   std::size_t done = 0;
   std::mutex progress;
-  const auto work = [&] {
-    for (std::size_t i = next++; i < all.size(); i = next++) {
-      Outcome& outcome = outcomes[i];
-      try {
-        Plan plan;
-        plan.generator = all[i].generator;
-        plan.shape = nearest_legal_shape(*plan.generator, all[i].shape);
-        const LoweredSchedule schedule = make_lowered(*plan.generator, plan.shape, request.lowering);
-        plan.report = predict(schedule, costs(schedule.stages), request.execution, Detail::actions).report;
-        std::uint32_t peak = 0;
-        for (const RankReport& rank : plan.report.ranks) peak = std::max(peak, rank.peak_live_activations);
-        plan.activation_share = static_cast<double>(peak) / *plan.shape.chunks;
-        plan.microbatches_per_s = plan.shape.microbatches * 1e9 /
-                                  static_cast<double>(std::max<std::int64_t>(1, plan.report.step_time.ns));
-        if (request.activation_limit && plan.activation_share > *request.activation_limit) {
-          outcome.reason = fmt::format("holds {:g} shares of a rank's activations, the limit is {:g}",
-                                       plan.activation_share, *request.activation_limit);
-        } else {
-          outcome.plan = std::move(plan);
-        }
-      } catch (const BadInput& refused) {
-        outcome.reason = refused.what();
+  for_each_in_parallel(all.size(), [&](std::size_t i) {
+    Outcome& outcome = outcomes[i];
+    try {
+      Plan plan;
+      plan.generator = all[i].generator;
+      plan.shape = nearest_legal_shape(*plan.generator, all[i].shape);
+      const LoweredSchedule schedule = make_lowered(*plan.generator, plan.shape, request.lowering);
+      plan.report = predict(schedule, costs(schedule.stages), request.execution, Detail::actions).report;
+      std::uint32_t peak = 0;
+      for (const RankReport& rank : plan.report.ranks) peak = std::max(peak, rank.peak_live_activations);
+      plan.activation_share = static_cast<double>(peak) / *plan.shape.chunks;
+      plan.microbatches_per_s = plan.shape.microbatches * 1e9 /
+                                static_cast<double>(std::max<std::int64_t>(1, plan.report.step_time.ns));
+      if (request.activation_limit && plan.activation_share > *request.activation_limit) {
+        outcome.reason = fmt::format("holds {:g} shares of a rank's activations, the limit is {:g}",
+                                     plan.activation_share, *request.activation_limit);
+      } else {
+        outcome.plan = std::move(plan);
       }
-      if (report_progress) {
-        const std::lock_guard lock(progress);
-        report_progress(++done, all.size());
-      }
+    } catch (const BadInput& refused) {
+      outcome.reason = refused.what();
     }
-  };
-  std::vector<std::jthread> helpers;
-  for (unsigned k = 1;
-       k < std::min<std::size_t>(std::max(1u, std::thread::hardware_concurrency()), all.size()); ++k) {
-    helpers.emplace_back(work);
-  }
-  work();
-  helpers.clear();
+    if (report_progress) {
+      const std::lock_guard lock(progress);
+      report_progress(++done, all.size());
+    }
+  });
 
   PlanResult result;
   for (std::size_t i = 0; i < all.size(); ++i) {

@@ -1,0 +1,279 @@
+#include "tools/planner/bounds.hpp"
+
+#include "schedules/ir/error.hpp"
+#include "schedules/ir/liveness.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+
+namespace plumb {
+namespace {
+
+constexpr std::array<OpKind, 4> kinds{OpKind::forward, OpKind::backward_input, OpKind::backward_weight,
+                                      OpKind::backward};
+
+OpCost& op_of(StageCost& stage, OpKind kind) {
+  switch (kind) {
+    case OpKind::forward:
+      return stage.forward;
+    case OpKind::backward_input:
+      return stage.backward_input;
+    case OpKind::backward_weight:
+      return stage.backward_weight;
+    default:
+      return stage.backward;
+  }
+}
+
+StageCost without_recipes(const StageCost& stage) {
+  StageCost out;
+  for (const OpKind kind : kinds) op_of(out, kind).memory = stage.of(kind).memory;
+  out.weights = stage.weights;
+  out.gradients = stage.gradients;
+  out.optimizer_state = stage.optimizer_state;
+  out.activation_message = stage.activation_message;
+  out.gradient_message = stage.gradient_message;
+  out.gradient_reduction = stage.gradient_reduction;
+  out.optimizer_step = stage.optimizer_step;
+  return out;
+}
+
+// microbatches x share, in whole nanoseconds.
+std::int64_t times_share(std::int64_t ns, std::uint64_t microbatches, const Outline::Held& held,
+                         std::uint32_t of) {
+  __extension__ using Wide = __int128;
+  return static_cast<std::int64_t>(Wide{ns} * static_cast<std::int64_t>(microbatches) * held.microbatches /
+                                   of);
+}
+
+}  // namespace
+
+Duration LeastTime::alone() const { return std::max({compute, communication, in_turn}); }
+
+LeastTime& LeastTime::operator+=(const LeastTime& other) {
+  compute += other.compute;
+  communication += other.communication;
+  in_turn += other.in_turn;
+  return *this;
+}
+
+LeastTime least_time(const OpCost& op) {
+  LeastTime least;
+  for (const Segment& segment : op.recipe) {
+    (segment.lane == Lane::compute ? least.compute : least.communication) += segment.duration;
+    if (!segment.deferred) least.in_turn += segment.duration;
+  }
+  return least;
+}
+
+LayerSums::LayerSums(const CostModel& cost) : layers_(cost.stages.size()), reserve_(cost.reserve) {
+  times_.resize(layers_ + 1);
+  costs_.reserve(layers_);
+  for (std::size_t i = 0; i < layers_; ++i) {
+    times_[i + 1] = times_[i];
+    for (std::size_t k = 0; k < kinds.size(); ++k) {
+      times_[i + 1][k] += least_time(cost.stages[i].of(kinds[k]));
+    }
+    costs_.push_back(without_recipes(cost.stages[i]));
+  }
+}
+
+StageLeast LayerSums::times(std::size_t first, std::size_t last) const {
+  StageLeast out = times_[last];
+  for (std::size_t k = 0; k < kinds.size(); ++k) {
+    out[k].compute -= times_[first][k].compute;
+    out[k].communication -= times_[first][k].communication;
+    out[k].in_turn -= times_[first][k].in_turn;
+  }
+  return out;
+}
+
+Duration LayerSums::busy(std::size_t first, std::size_t last) const {
+  const StageLeast least = times(first, last);
+  return least[0].alone() + least[3].alone();
+}
+
+StageCost LayerSums::memory(std::size_t first, std::size_t last) const {
+  StageCost out;
+  for (std::size_t i = first; i < last; ++i) {
+    const StageCost& layer = costs_[i];
+    for (const OpKind kind : kinds) {
+      MemoryEffect& sum = op_of(out, kind).memory;
+      const MemoryEffect& add = layer.of(kind).memory;
+      sum.at_begin += add.at_begin;
+      sum.at_end += add.at_end;
+      sum.workspace = std::max(sum.workspace, add.workspace);
+    }
+    out.weights += layer.weights;
+    out.gradients += layer.gradients;
+    out.optimizer_state += layer.optimizer_state;
+    out.activation_message = std::max(out.activation_message, layer.activation_message);
+    out.gradient_message = std::max(out.gradient_message, layer.gradient_message);
+    out.gradient_reduction += layer.gradient_reduction;
+    out.optimizer_step += layer.optimizer_step;
+  }
+  return out;
+}
+
+Bytes LayerSums::held() const {
+  Bytes all;
+  for (const StageCost& layer : costs_) all += layer.weights + layer.gradients + layer.optimizer_state;
+  return all;
+}
+
+Duration least_step_time(const Outline& outline, std::uint32_t microbatches,
+                         const std::vector<StageLeast>& stages, const CostModel& ends, bool reduced) {
+  const auto backward_of = [&](std::size_t s) {
+    const Duration whole = stages[s][3].alone();
+    const Duration split = stages[s][1].alone() + stages[s][2].alone();
+    if (!outline.has_split_backwards) return whole;
+    return outline.has_whole_backwards ? std::min(whole, split) : split;
+  };
+  // Work on one lane: of forward and of whichever backward has less.
+  const auto lane_of = [&](std::size_t s, Duration LeastTime::*lane) {
+    const Duration whole = stages[s][3].*lane;
+    const Duration split = stages[s][1].*lane + stages[s][2].*lane;
+    Duration backward = whole;
+    if (outline.has_split_backwards) backward = outline.has_whole_backwards ? std::min(whole, split) : split;
+    return stages[s][0].*lane + backward;
+  };
+  std::vector<Duration> before(stages.size() + 1), after(stages.size() + 1);
+  for (std::size_t s = 0; s < stages.size(); ++s) {
+    before[s + 1] = before[s] + stages[s][0].alone();
+    after[s + 1] = after[s] + stages[s][3].alone();
+  }
+  const auto reduction = [&](std::size_t s) {
+    return reduced ? ends.stages[s].gradient_reduction : Duration{};
+  };
+  Duration most, longest_update;
+  constexpr Duration forever{std::numeric_limits<std::int64_t>::max()};
+  for (const auto& held : outline.ranks) {
+    Duration alone, compute, communication, update;
+    Duration head = forever, tail = forever, last_reduction = forever;
+    const std::uint32_t of = outline.schedule.microbatches;
+    for (const Outline::Held& one : held) {
+      const std::size_t s = one.stage.value;
+      const auto scaled = [&](Duration d) { return Duration{times_share(d.ns, microbatches, one, of)}; };
+      alone += scaled(stages[s][0].alone() + backward_of(s));
+      compute += scaled(lane_of(s, &LeastTime::compute));
+      communication += scaled(lane_of(s, &LeastTime::communication));
+      head = std::min(head, before[s]);
+      tail = std::min(tail, after[s]);
+      last_reduction = std::min(last_reduction, reduction(s));
+      update += ends.stages[s].optimizer_step;
+    }
+    if (held.empty()) continue;
+    Duration own = outline.has_pairs ? std::max(compute, communication) : alone;
+    // Behind a rank's last whole backward the gradient still runs through all lower stages; behind a
+    // backward_weight nothing has to.
+    own += outline.has_split_backwards ? last_reduction : std::max(tail + reduction(0), last_reduction);
+    most = std::max(most, head + own);
+    longest_update = std::max(longest_update, update);
+  }
+  return most + longest_update;
+}
+
+Bytes least_peak(const Outline& outline, const CostModel& cost) {
+  const LoweredSchedule& schedule = outline.schedule;
+  // By count: what each rank would hold if all its live chunks were its largest.
+  std::vector<std::pair<Bytes, std::uint32_t>> guess;
+  for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
+    const Bytes held = held_throughout(schedule, Rank{r}, cost).total();
+    Bytes chunk;
+    for (const Outline::Held& one : outline.ranks[r]) {
+      const MemoryEffect& forward = cost.stage(one.stage).forward.memory;
+      chunk = std::max(chunk, forward.at_begin + forward.at_end);
+    }
+    guess.emplace_back(held + chunk * outline.live_chunks[r], r);
+  }
+  std::sort(guess.rbegin(), guess.rend());
+  Liveness liveness(schedule, cost);
+  Bytes most;
+  for (std::size_t k = 0; k < std::min<std::size_t>(2, guess.size()); ++k) {
+    const Rank rank{guess[k].second};
+    Bytes now = held_throughout(schedule, rank, cost).total();
+    most = std::max(most, now);
+    const std::vector<LivenessChange>& changes = liveness.of(rank);
+    for (std::size_t i = 0; i < changes.size();) {
+      const std::uint32_t step = changes[i].step;
+      const Moment moment = changes[i].moment;
+      for (; i < changes.size() && changes[i].step == step && changes[i].moment == moment; ++i) {
+        now += changes[i].bytes;
+      }
+      most = std::max(most, now);
+    }
+  }
+  return most;
+}
+
+std::vector<StageContent> balanced_stages(const std::vector<StageContent>& even, const Outline& outline,
+                                          const LayerSums& layers) {
+  const std::size_t stages = even.size();
+  std::vector<std::size_t> counts(stages);
+  for (std::size_t s = 0; s < stages; ++s) counts[s] = even[s].layers;
+  // The slowest rank's work, and the sum of squares over ranks for ties.
+  struct Score {
+    std::int64_t slowest = 0;
+    double squares = 0;
+    bool operator<(const Score& other) const {
+      return slowest != other.slowest ? slowest < other.slowest : squares < other.squares * (1 - 1e-9);
+    }
+  };
+  std::vector<Duration> busy(stages);
+  std::size_t slowest_rank = 0;
+  const auto score = [&](const std::vector<std::size_t>& of) {
+    std::size_t first = 0;
+    for (std::size_t s = 0; s < stages; ++s) {
+      busy[s] = layers.busy(first, first + of[s]);
+      first += of[s];
+    }
+    Score out;
+    for (std::size_t r = 0; r < outline.ranks.size(); ++r) {
+      std::int64_t sum = 0;
+      for (const Outline::Held& held : outline.ranks[r]) {
+        sum += times_share(busy[held.stage.value].ns, 1, held, outline.schedule.microbatches);
+      }
+      if (sum > out.slowest) {
+        out.slowest = sum;
+        slowest_rank = r;
+      }
+      out.squares += static_cast<double>(sum) * static_cast<double>(sum);
+    }
+    return out;
+  };
+  const Score at_first = score(counts);
+  Score best = at_first;
+  for (std::size_t moves = 0; moves < 2 * stages; ++moves) {
+    score(counts);
+    const std::size_t from_rank = slowest_rank;
+    std::optional<std::pair<std::size_t, std::size_t>> move;
+    for (const Outline::Held& from : outline.ranks[from_rank]) {
+      const std::size_t a = from.stage.value;
+      if (counts[a] <= 1) continue;
+      for (std::size_t b = 0; b < stages; ++b) {
+        if (b == a) continue;
+        --counts[a], ++counts[b];
+        const Score moved = score(counts);
+        if (moved < best) {
+          best = moved;
+          move = {a, b};
+        }
+        ++counts[a], --counts[b];
+      }
+    }
+    if (!move) break;
+    --counts[move->first], ++counts[move->second];
+  }
+  if (static_cast<double>(best.slowest) > 0.99 * static_cast<double>(at_first.slowest)) return even;
+  std::vector<StageContent> out = even;
+  std::uint64_t first = 0;
+  for (std::size_t s = 0; s < stages; ++s) {
+    out[s].first_layer = first;
+    out[s].layers = counts[s];
+    first += counts[s];
+  }
+  return out;
+}
+
+}  // namespace plumb
