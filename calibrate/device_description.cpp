@@ -20,6 +20,7 @@ Link link(Duration latency, double gigabytes_per_s) {
 }
 
 std::vector<DeviceDescription> describe() {
+  const Efficiencies fused = fused_efficiencies();
   DeviceDescription a100;
   a100.name = "a100";
   a100.peak = {312e12, 0, 156e12};
@@ -27,6 +28,8 @@ std::vector<DeviceDescription> describe() {
   a100.memory = {80 * gigabyte};
   a100.multiprocessors = 108;
   a100.devices_per_node = 8;
+  a100.reserve = {3 * gigabyte};
+  a100.efficiencies = eager_efficiencies();
   a100.node_link = link(node_latency, 300);
   a100.network = link(network_latency, 25);
   a100.sources = {
@@ -34,10 +37,12 @@ std::vector<DeviceDescription> describe() {
       {"node_link", "NVLink 3: 600 GB/s both ways together; NVIDIA A100 data sheet"},
       {"network", "one 200 Gb/s adapter a device, as DGX A100"},
       {"latencies", "assumed"},
+      {"reserve", "assumed"},
   };
 
   DeviceDescription h100 = a100;
   h100.name = "h100";
+  h100.efficiencies = fused;
   h100.peak = {989.4e12, 1978.9e12, 494.7e12};
   h100.memory_bandwidth = {3350e9};
   h100.multiprocessors = 132;
@@ -85,6 +90,52 @@ std::vector<DeviceDescription> describe() {
 }
 
 }  // namespace
+
+Efficiencies eager_efficiencies() {
+  Efficiencies e;
+  e.software = "eager";
+  e.fused_attention = false;
+  e.fused_loss = false;
+  e.dropout = true;
+  e.sequence_parallel = false;
+  e.gemm = 0.80;
+  e.gemm_fp8 = 0.80;
+  e.attention = 0.55;
+  e.memory = 0.80;
+  e.collective = 0.35;
+  e.gemm_fill = 256;
+  e.traffic = 1.5;
+  e.loss_traffic = 5;
+  e.launch = {4'000};
+  e.collective_launch = {30'000};
+  e.message_launch = {100'000};
+  e.host_forward = {190'000};
+  e.host_backward = {130'000};
+  e.host_step = {3'000'000};
+  return e;
+}
+
+Efficiencies fused_efficiencies() {
+  Efficiencies e;
+  e.software = "fused";
+  e.gemm = 0.72;
+  e.gemm_fp8 = 0.60;
+  e.attention = 0.55;
+  e.memory = 0.80;
+  e.collective = 0.75;
+  e.gemm_fill = 256;
+  e.traffic = 1.3;
+  e.loss_traffic = 2;
+  e.launch = {3'000};
+  e.collective_launch = {15'000};
+  e.message_launch = {20'000};
+  e.host_forward = {30'000};
+  e.host_backward = {20'000};
+  e.host_step = {2'000'000};
+  e.tensor_overlap = 0.6;
+  e.reduction_overlap = 0.8;
+  return e;
+}
 
 const std::vector<DeviceDescription>& bundled_devices() {
   static const std::vector<DeviceDescription> devices = describe();

@@ -1,4 +1,4 @@
-// What is known of a device without measuring anything: its data sheet, and which share of it work reaches.
+// What is known of a device without measuring anything: its data sheet, and what software reaches of it.
 #pragma once
 #include "schedules/ir/cost_model.hpp"
 #include "schedules/ir/units.hpp"
@@ -11,19 +11,52 @@
 
 namespace plumb {
 
-/// Which share of a data sheet's figures real work reaches. Few and physical: each is a ceiling, or the fixed
-/// price of one launch. One set serves every shape; where a figure was fitted, its source says on what.
+/// What a software stack reaches of a data sheet's figures, and what it adds to the work itself. Few and
+/// physical: each is a ceiling, a fixed price, or a count. One set serves every shape.
 struct Efficiencies {
-  double gemm = 0.80;                  // of peak FLOP/s, a large product whose tiles fill every wave
-  double attention = 0.55;             // of peak FLOP/s, a fused attention of long sequences
-  double memory = 0.85;                // of memory bandwidth, a long elementwise kernel
-  double collective = 0.80;            // of a link's bandwidth, a collective of large tensors
-  Duration launch{5'000};              // a kernel's fixed price beside its work
-  Duration collective_launch{15'000};  // a collective's, before the steps of its algorithm
-  /// Host time a part needs to be launched; parts shorter than it wait for the host. 0: the host keeps ahead.
-  Duration host{0};
+  std::string software;  // `eager` or `fused`
+
+  // What its layers are: the numerics that a layout takes unless told otherwise.
+  bool fused_attention = true;
+  bool fused_loss = true;
+  bool dropout = false;
+  bool sequence_parallel = true;
+
+  // Shares of peak that are reached by work so large that its edges don't count.
+  double gemm = 0;        // of bf16 (or fp32) FLOP/s
+  double gemm_fp8 = 0;    // of fp8 FLOP/s, casts and scaling inside
+  double attention = 0;   // of bf16 FLOP/s, fused attention; it computes the causal half
+  double memory = 0;      // of device memory's bandwidth
+  double collective = 0;  // of a link's bandwidth, collectives and messages
+
+  // Edges.
+  double gemm_fill = 0;  // filling and draining a tile's pipeline costs as much as a product this much deeper
+  double traffic = 1;    // bytes elementwise work moves, over those it must: kernels that are not fused
+  double loss_traffic = 1;     // the same for the loss over the vocabulary
+  Duration launch;             // of a kernel on the device, beside its work
+  Duration collective_launch;  // of a collective, beside its steps' latencies; also on the host
+  Duration message_launch;     // of a pipeline message, beside its link's latency
+
+  // The host. An op lasts as long as the host needs to launch its parts, where that is longer.
+  Duration host_forward;   // a part of a layer, in forward (and again in recompute)
+  Duration host_backward;  // a part of a layer, in backward
+  Duration host_step;      // around the optimizer: clipping, overflow checks, schedules
+  /// Of a tensor-parallel collective: how much of it runs inside the product beside it, piece by piece.
+  double tensor_overlap = 0;
+  /// Of the last backward of a stage: how much of it the gradients' reduction may run beside.
+  double reduction_overlap = 0;
   bool operator==(const Efficiencies&) const = default;
 };
+
+/// Megatron-LM and Megatron-DeepSpeed of 2021 to 2023 in PyTorch's eager mode: attention scores in memory,
+/// dropout, a float32 loss over all logits, every kernel launched by the host. Its figures were chosen on
+/// half of 720 published step times of small GPTs on A100; results/2026-11-24-vtrain-a100 says how, and how
+/// well they do on the other half and on models a hundred times larger.
+Efficiencies eager_efficiencies();
+/// A training stack of 2024 and later (Megatron Core with Transformer Engine, torchtitan compiled): fused
+/// attention, fused elementwise work, communication that overlaps. Assumed; the same page compares it with
+/// published step times.
+Efficiencies fused_efficiencies();
 
 /// FLOP/s of dense matrix products.
 struct PeakFlops {
@@ -38,6 +71,7 @@ struct DeviceDescription {
   PeakFlops peak;
   BytesPerSecond memory_bandwidth;
   Bytes memory;
+  Bytes reserve;  // of it, what no tensor gets: the context, libraries, communicators, the allocator's rest
   std::uint32_t multiprocessors = 0;
   std::uint32_t devices_per_node = 0;  // that reach each other over `node_link`
   Link node_link;                      // one direction, one device

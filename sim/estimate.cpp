@@ -1,8 +1,14 @@
 #include "sim/estimate.hpp"
 
 #include "schedules/ir/error.hpp"
+#include "schedules/model/layer_costs.hpp"
+#include "sim/part_time.hpp"
+#include "sim/recipes.hpp"
 
+#include <algorithm>
 #include <cmath>
+
+#include <fmt/format.h>
 
 namespace plumb {
 namespace {
@@ -23,7 +29,183 @@ OpCost stage_of_layers(const std::vector<Segment>& layer, std::uint32_t layers, 
   return cost;
 }
 
+double seconds(Duration duration) { return static_cast<double>(duration.ns) * 1e-9; }
+Duration rounded(double seconds) { return {std::llround(seconds * 1e9)}; }
+Bytes part_of(Bytes whole, std::uint64_t some, std::uint64_t of) {
+  return {static_cast<std::int64_t>(static_cast<double>(whole.count) * static_cast<double>(some) /
+                                    static_cast<double>(of))};
+}
+
+// A pipeline rank is `width` devices wide, rank after rank; its message to another rank goes from each device
+// to the one at the same place there. Over the node's links only if that holds for all of them.
+bool on_one_node(std::uint32_t a, std::uint32_t b, std::uint32_t width, std::uint32_t per_node) {
+  for (std::uint32_t i = 0; i < width; ++i) {
+    if ((a * width + i) / per_node != (b * width + i) / per_node) return false;
+  }
+  return true;
+}
+
+Link message_link(const Link& link, const Efficiencies& efficiencies) {
+  Link out{link.latency + efficiencies.message_launch, link.bandwidth};
+  if (out.bandwidth) out.bandwidth->value *= efficiencies.collective;
+  return out;
+}
+
+void set_links(CostModel& cost, const DeviceDescription& device, const Parallelism& parallelism) {
+  const std::uint32_t width = parallelism.tensor * parallelism.data;
+  const Link near = message_link(device.node_link, device.efficiencies);
+  cost.link = message_link(device.network, device.efficiencies);
+  if (parallelism.devices() <= device.devices_per_node) {
+    cost.link = near;
+    return;
+  }
+  for (std::uint32_t a = 0; a < parallelism.pipeline; ++a) {
+    for (std::uint32_t b = a + 1; b < parallelism.pipeline && (b - a) * width < device.devices_per_node;
+         ++b) {
+      if (!on_one_node(a, b, width, device.devices_per_node)) continue;
+      cost.links[{Rank{a}, Rank{b}}] = near;
+      cost.links[{Rank{b}, Rank{a}}] = near;
+    }
+  }
+}
+
+// What follows the last microbatch: gradients summed over the copies, the optimizer, new weights to all.
+class StepEnd {
+ public:
+  StepEnd(const DeviceDescription& device, const Layout& layout)
+      : efficiencies_(device.efficiencies),
+        layout_(layout),
+        time_(device, layout.numerics.weights),
+        dense_(group_of(layout.parallelism.data, layout.parallelism.tensor, device)),
+        experts_(group_of(
+            std::max(1u, layout.parallelism.tensor * layout.parallelism.data / layout.parallelism.expert),
+            layout.parallelism.expert, device)),
+        // Two owners of a stage stand at opposite ends of the pipeline.
+        owners_(layout.parallelism.devices() <= device.devices_per_node ? DeviceGroup{2, 2}
+                                                                        : DeviceGroup{2, 1}) {}
+
+  Duration reduction(const StageBytes& bytes, const StageCost& cost) const {
+    const PartClass kind =
+        layout_.parallelism.shard_optimizer ? PartClass::reduce_scatter : PartClass::all_reduce;
+    const bool copies = layout_.parallelism.data > 1;
+    const double all = copies ? over_copies(kind, bytes.gradients, bytes)
+                              : time_.collective(PartClass::all_reduce, bytes.gradients, owners_);
+    return exposed(all, total(cost.backward));
+  }
+
+  Duration optimizer(const StageBytes& bytes, const StageCost& cost) const {
+    const bool master = layout_.numerics.weights != WeightType::fp32;
+    const double per_parameter = master ? 12 : 8;
+    const double parameters = static_cast<double>(bytes.optimizer_state.count) / per_parameter;
+    const double element = layout_.numerics.weights == WeightType::fp32 ? 4 : 2;
+    const double gradient = layout_.numerics.gradients == GradientType::fp32 ? 4 : 2;
+    // State is read and written, the gradient read for the norm and again for the step, the weight written.
+    const Bytes moved{static_cast<std::int64_t>(parameters * (2 * per_parameter + 2 * gradient + element))};
+    double all = time_.memory(moved, 1);
+    Duration weights;
+    if (layout_.parallelism.shard_optimizer) {
+      weights = exposed(over_copies(PartClass::all_gather, bytes.weights, bytes), total(cost.forward));
+    }
+    const double share = static_cast<double>(layout_.parallelism.pipeline) /
+                         static_cast<double>(std::max<std::size_t>(1, layout_.stages.size()));
+    all += seconds(efficiencies_.host_step) * std::min(1.0, share);
+    return rounded(all) + weights;
+  }
+
+  // The embedding and the head that is tied to it sum their gradients, over the two stages that hold them.
+  Duration tied(const ModelShape& model) const {
+    const std::uint64_t elements = model.vocab * model.hidden / layout_.parallelism.tensor;
+    const std::int64_t gradient = layout_.numerics.gradients == GradientType::fp32 ? 4 : 2;
+    return rounded(time_.collective(PartClass::all_reduce,
+                                    Bytes{static_cast<std::int64_t>(elements) * gradient}, owners_));
+  }
+
+ private:
+  double over_copies(PartClass kind, Bytes whole, const StageBytes& bytes) const {
+    if (bytes.parameters == 0) return 0;
+    const Bytes experts = part_of(whole, bytes.expert_parameters, bytes.parameters);
+    return time_.collective(kind, whole - experts, dense_) + time_.collective(kind, experts, experts_);
+  }
+  // An eighth is the last bucket's, which there is nothing left to run beside.
+  Duration exposed(double all, Duration beside) const {
+    return rounded(std::max(all - efficiencies_.reduction_overlap * seconds(beside),
+                            efficiencies_.reduction_overlap > 0 ? all / 8 : all));
+  }
+
+  const Efficiencies& efficiencies_;
+  const Layout& layout_;
+  PartTime time_;
+  DeviceGroup dense_;
+  DeviceGroup experts_;
+  DeviceGroup owners_;
+};
+
+void set_memory(StageCost& cost, const StageBytes& bytes) {
+  cost.weights = bytes.weights;
+  cost.gradients = bytes.gradients;
+  cost.optimizer_state = bytes.optimizer_state;
+  cost.activation_message = bytes.activation_message;
+  cost.gradient_message = bytes.gradient_message;
+  const Bytes left = bytes.kept_by_forward - bytes.freed_by_backward_input + bytes.added_by_backward_input;
+  cost.forward.memory = {bytes.kept_by_forward, bytes.forward_workspace, {}};
+  cost.backward.memory = {{}, bytes.backward_workspace, -bytes.kept_by_forward};
+  cost.backward_input.memory = {bytes.added_by_backward_input, bytes.backward_input_workspace,
+                                -bytes.freed_by_backward_input};
+  cost.backward_weight.memory = {{}, bytes.backward_weight_workspace, -left};
+}
+
 }  // namespace
+
+CostModel estimate(const DeviceDescription& device, const ModelShape& model, const Layout& layout) {
+  check_layout(model, layout);
+  CostModel cost;
+  cost.name = fmt::format("{} on {}", model.name, device.name);
+  cost.classes = estimated_classes();
+  cost.slowdown_ppm = estimated_slowdown();
+  cost.message_class = message_work_class();
+  cost.reserve = device.reserve;
+  set_links(cost, device, layout.parallelism);
+  const Recipes recipes(device, model, layout);
+  const StepEnd step_end(device, layout);
+  for (std::uint32_t s = 0; s < layout.stages.size(); ++s) {
+    StageCost& stage = cost.stages.emplace_back();
+    const StageBytes bytes = stage_bytes(model, layout, Stage{s});
+    recipes.fill(Stage{s}, stage);
+    set_memory(stage, bytes);
+    stage.gradient_reduction = step_end.reduction(bytes, stage);
+    stage.optimizer_step = step_end.optimizer(bytes, stage);
+  }
+  if (model.tied_embeddings && cost.stages.size() > 1) {
+    cost.stages.front().optimizer_step += step_end.tied(model);
+    cost.stages.back().optimizer_step += step_end.tied(model);
+  }
+  for (const char* figure : {"forward", "backward_input", "backward_weight", "backward", "link",
+                             "gradient_reduction", "optimizer_step", "memory"}) {
+    cost.sources[figure] = "estimated";
+  }
+  cost.sources["slowdown"] = "assumed";
+  cost.sources["reserve"] = "assumed";
+  return cost;
+}
+
+void apply_software(const DeviceDescription& device, Layout& layout) {
+  layout.numerics.fused_attention = device.efficiencies.fused_attention;
+  layout.numerics.fused_loss = device.efficiencies.fused_loss;
+  layout.numerics.dropout = device.efficiencies.dropout;
+  layout.parallelism.sequence_parallel = device.efficiencies.sequence_parallel;
+}
+
+Throughput throughput(Duration step_time, std::uint32_t microbatches, const DeviceDescription& device,
+                      const ModelShape& model, const Layout& layout) {
+  const double tokens = static_cast<double>(layout.tokens()) * microbatches * layout.parallelism.data;
+  const double peak = layout.numerics.weights == WeightType::fp32 ? device.peak.fp32 : device.peak.bf16;
+  Throughput out;
+  if (step_time.ns <= 0) return out;
+  out.tokens_per_s = tokens / seconds(step_time);
+  out.mfu = out.tokens_per_s * train_flops_per_token(model, layout.sequence) /
+            (peak * static_cast<double>(layout.parallelism.devices()));
+  return out;
+}
 
 CostModel estimate(const Calibration& calibration, std::uint32_t stages, std::uint32_t layers) {
   PLUMB_CHECK(stages > 0 && layers > 0);

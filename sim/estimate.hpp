@@ -28,15 +28,14 @@ CostModel measured_chunk(const Calibration& calibration);
 /// for a layout that cannot be (`check_layout`).
 CostModel estimate(const DeviceDescription& device, const ModelShape& model, const Layout& layout);
 
-/// The same, where what was measured wins: measured points first, between them interpolation, the estimate
-/// for what is left, and `sources` says which is which.
-CostModel estimate(const Calibration& calibration, const DeviceDescription& device, const ModelShape& model,
-                   const Layout& layout);
+/// What the device's software does unless told otherwise: whether attention and loss are fused, dropout,
+/// sequence parallelism.
+void apply_software(const DeviceDescription& device, Layout& layout);
 
 /// What a step of the whole job is worth.
 struct Throughput {
   double tokens_per_s = 0;  // of all data-parallel copies
-  double mfu = 0;           // model FLOPs (no recompute) over the peak of all devices, for the weights' type
+  double mfu = 0;  // model FLOPs (no recompute) over the bf16 peak of all devices (fp32 with fp32 weights)
 };
 Throughput throughput(Duration step_time, std::uint32_t microbatches, const DeviceDescription& device,
                       const ModelShape& model, const Layout& layout);

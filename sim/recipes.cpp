@@ -1,0 +1,275 @@
+#include "sim/recipes.hpp"
+
+#include "schedules/ir/error.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+namespace plumb {
+namespace {
+
+// In the order of estimated_classes().
+constexpr WorkClass gemm_class{0};
+constexpr WorkClass attention_class{1};
+constexpr WorkClass memory_class{2};
+constexpr WorkClass host_class{3};
+constexpr std::uint32_t first_collective = 4;
+constexpr std::uint32_t message_class = 8;
+
+WorkClass class_of(PartClass kind) {
+  switch (kind) {
+    case PartClass::gemm:
+      return gemm_class;
+    case PartClass::attention:
+      return attention_class;
+    case PartClass::memory:
+      return memory_class;
+    case PartClass::all_gather:
+      return WorkClass{first_collective};
+    case PartClass::reduce_scatter:
+      return WorkClass{first_collective + 1};
+    case PartClass::all_reduce:
+      return WorkClass{first_collective + 2};
+    case PartClass::all_to_all:
+      return WorkClass{first_collective + 3};
+  }
+  return memory_class;
+}
+
+// What backward does where forward did `kind`.
+PartClass conjugate(PartClass kind) {
+  if (kind == PartClass::all_gather) return PartClass::reduce_scatter;
+  if (kind == PartClass::reduce_scatter) return PartClass::all_gather;
+  return kind;
+}
+
+Duration rounded(double seconds) { return {std::llround(seconds * 1e9)}; }
+
+void compute(std::vector<Segment>& out, const std::string& name, WorkClass work_class, double seconds) {
+  if (seconds > 0) out.push_back({Lane::compute, rounded(seconds), work_class, name, false});
+}
+
+void append(std::vector<Segment>& out, const std::vector<Segment>& more) {
+  out.insert(out.end(), more.begin(), more.end());
+}
+
+bool communicates(const std::vector<Segment>& segments) {
+  return std::any_of(segments.begin(), segments.end(),
+                     [](const Segment& segment) { return segment.lane == Lane::communication; });
+}
+
+GemmShape input_gradient(const GemmShape& shape) { return {shape.m, shape.k, shape.n, shape.count}; }
+GemmShape weight_gradient(const GemmShape& shape) { return {shape.n, shape.k, shape.m, shape.count}; }
+
+// The host launches parts one after the other; where that takes longer than the parts, the device waits.
+void wait_for_host(OpCost& cost, double host) {
+  const Duration device = total(cost);
+  const Duration wait = rounded(host) - device;
+  if (wait > Duration{}) cost.recipe.push_back({Lane::compute, wait, host_class, "host", false});
+}
+
+}  // namespace
+
+const std::vector<std::string>& estimated_classes() {
+  static const std::vector<std::string> classes{"gemm",       "attention",  "memory",
+                                                "host",       "all_gather", "reduce_scatter",
+                                                "all_reduce", "all_to_all", "send_recv"};
+  return classes;
+}
+
+std::vector<std::vector<std::uint32_t>> estimated_slowdown() {
+  constexpr std::uint32_t none = 1'000'000;
+  const std::size_t classes = estimated_classes().size();
+  std::vector<std::vector<std::uint32_t>> rows(classes, std::vector<std::uint32_t>(classes, none));
+  for (std::uint32_t work = 0; work < host_class.value; ++work) {
+    for (std::uint32_t other = first_collective; other < message_class; ++other) {
+      rows[work][other] = 1'150'000;
+      rows[other][work] = 1'100'000;
+    }
+    rows[work][message_class] = 1'050'000;
+  }
+  return rows;
+}
+
+WorkClass message_work_class() { return WorkClass{message_class}; }
+
+Recipes::Recipes(const DeviceDescription& device, const ModelShape& model, const Layout& layout)
+    : device_(device),
+      model_(model),
+      layout_(layout),
+      plain_(layout),
+      time_(device, layout.numerics.weights),
+      tensor_(group_of(layout.parallelism.tensor, 1, device)),
+      expert_(group_of(layout.parallelism.expert, 1, device)) {
+  for (StageContent& stage : plain_.stages) stage.recompute = Recompute::none;
+}
+
+double Recipes::traffic_of(const Part& part) const {
+  return part.name.ends_with("loss") ? device_.efficiencies.loss_traffic : device_.efficiencies.traffic;
+}
+
+void Recipes::communicate(const Part& part, PartClass kind, Bytes sent, std::vector<Segment>& out) const {
+  const bool experts = kind == PartClass::all_to_all;
+  double seconds = time_.collective(kind, sent, experts ? expert_ : tensor_);
+  if (!experts) seconds *= 1 - device_.efficiencies.tensor_overlap;
+  if (seconds > 0) out.push_back({Lane::communication, rounded(seconds), class_of(kind), part.name, false});
+}
+
+// Two products for each head with the scores between them in memory, unless the attention is fused.
+double Recipes::attention_forward(const Part& part) const {
+  if (layout_.numerics.fused_attention)
+    return time_.fused_attention(part.forward.flops, layout_.sequence, part.forward.moved);
+  const AttentionShape& shape = model_.attention;
+  const std::uint64_t value_dim = shape.latent ? shape.latent->value_dim : shape.head_dim;
+  const std::uint64_t rows = layout_.sequence;
+  const std::uint64_t count = layout_.micro_batch_size * (shape.heads / layout_.parallelism.tensor);
+  return time_.product({rows, rows, shape.head_dim, count}, false, {}) +
+         time_.product({rows, value_dim, rows, count}, false, {}) + time_.memory(part.forward.moved, 1);
+}
+
+double Recipes::attention_backward(const Part& part) const {
+  if (layout_.numerics.fused_attention)
+    return time_.fused_attention(part.backward_input.flops, layout_.sequence, part.backward_input.moved);
+  const AttentionShape& shape = model_.attention;
+  const std::uint64_t value_dim = shape.latent ? shape.latent->value_dim : shape.head_dim;
+  const std::uint64_t rows = layout_.sequence;
+  const std::uint64_t count = layout_.micro_batch_size * (shape.heads / layout_.parallelism.tensor);
+  return time_.product({rows, rows, value_dim, count}, false, {}) +
+         time_.product({rows, value_dim, rows, count}, false, {}) +
+         2 * time_.product({rows, shape.head_dim, rows, count}, false, {}) +
+         time_.memory(part.backward_input.moved, 1);
+}
+
+std::vector<Segment> Recipes::forward_of(const Part& part) const {
+  std::vector<Segment> out;
+  const Work& work = part.forward;
+  if (part.part_class == PartClass::gemm) {
+    compute(out, part.name, gemm_class, time_.product(part.gemm, part.fp8, work.moved));
+  } else if (part.part_class == PartClass::attention) {
+    compute(out, part.name, attention_class, attention_forward(part));
+  } else if (work.moved != Bytes{}) {
+    compute(out, part.name, memory_class, time_.memory(work.moved, traffic_of(part)));
+  }
+  if (is_collective(part.part_class)) communicate(part, part.part_class, work.sent, out);
+  return out;
+}
+
+std::vector<Segment> Recipes::input_of(const Part& part) const {
+  std::vector<Segment> out;
+  const Work& work = part.backward_input;
+  if (is_collective(part.part_class)) communicate(part, conjugate(part.part_class), work.sent, out);
+  if (part.part_class == PartClass::gemm) {
+    double seconds = time_.product(input_gradient(part.gemm), part.fp8, work.moved);
+    // A fused loss makes the logits once more first.
+    const double again = std::round(work.flops / part.forward.flops) - 1;
+    if (again > 0) seconds += again * time_.product(part.gemm, part.fp8, {});
+    compute(out, part.name, gemm_class, seconds);
+  } else if (part.part_class == PartClass::attention) {
+    compute(out, part.name, attention_class, attention_backward(part));
+  } else if (work.moved != Bytes{}) {
+    compute(out, part.name, memory_class, time_.memory(work.moved, traffic_of(part)));
+  }
+  return out;
+}
+
+std::vector<Segment> Recipes::weight_of(const Part& part) const {
+  std::vector<Segment> out;
+  const Work& work = part.backward_weight;
+  if (is_collective(part.part_class)) communicate(part, part.part_class, work.sent, out);
+  if (part.part_class == PartClass::gemm) {
+    compute(out, part.name, gemm_class, time_.product(weight_gradient(part.gemm), part.fp8, work.moved));
+  } else if (work.moved != Bytes{}) {
+    compute(out, part.name, memory_class, time_.memory(work.moved, traffic_of(part)));
+  }
+  return out;
+}
+
+Recipes::Pieces Recipes::pieces_of(const PartGroup& group, Recompute recompute) const {
+  const double host_forward = static_cast<double>(device_.efficiencies.host_forward.ns) * 1e-9;
+  const double host_backward = static_cast<double>(device_.efficiencies.host_backward.ns) * 1e-9;
+  const double host_collective = static_cast<double>(device_.efficiencies.collective_launch.ns) * 1e-9;
+  const auto host = [&](const Part& part, double computed) {
+    return is_collective(part.part_class) ? host_collective : computed;
+  };
+  Pieces pieces;
+  for (const Part& part : group.parts) {
+    const std::vector<Segment> segments = forward_of(part);
+    if (segments.empty()) continue;
+    append(pieces.forward, segments);
+    pieces.host_forward += host(part, host_forward);
+  }
+  // A layer is made again in whole before its backward, or its scores before those of the attention.
+  const bool again = recompute == Recompute::full && group.name != "embedding" && group.name != "head";
+  if (again) {
+    append(pieces.backward, pieces.forward);
+    append(pieces.backward_input, pieces.forward);
+    pieces.host_backward += pieces.host_forward;
+    pieces.host_input += pieces.host_forward;
+  }
+  for (auto part = group.parts.rbegin(); part != group.parts.rend(); ++part) {
+    std::vector<Segment> input;
+    if (part->part_class == PartClass::attention && recompute == Recompute::selective &&
+        !layout_.numerics.fused_attention) {
+      input = forward_of(*part);
+      pieces.host_backward += host_forward;
+      pieces.host_input += host_forward;
+    }
+    append(input, input_of(*part));
+    std::vector<Segment> weight = weight_of(*part);
+    if (input.empty() && weight.empty()) continue;
+    append(pieces.backward_input, input);
+    append(pieces.backward, input);
+    // Nobody waits for a weight's gradient: while the input's is summed over the group, it is computed.
+    for (Segment& segment : weight) segment.deferred = true;
+    append(pieces.backward, weight);
+    // On its own it reads the output's gradient from memory once more, and gathers ahead.
+    for (Segment& segment : weight) {
+      if (segment.lane == Lane::communication) continue;
+      segment.deferred = false;
+      segment.duration += rounded(time_.streamed(part->gradient_kept));
+    }
+    append(pieces.backward_weight, weight);
+    pieces.host_backward += host(*part, host_backward);
+    if (!input.empty()) pieces.host_input += host(*part, host_backward);
+    if (!weight.empty()) pieces.host_weight += host(*part, host_backward);
+  }
+  return pieces;
+}
+
+void Recipes::fill(Stage stage, StageCost& cost) const {
+  const Recompute recompute = layout_.stages[stage.value].recompute;
+  const std::vector<PartGroup> groups = stage_groups(model_, plain_, stage);
+  double forward = 0, input = 0, weight = 0, backward = 0;
+  std::vector<Pieces> all;
+  for (const PartGroup& group : groups) {
+    all.push_back(pieces_of(group, recompute));
+    const double times = static_cast<double>(group.times);
+    forward += all.back().host_forward * times;
+    input += all.back().host_input * times;
+    weight += all.back().host_weight * times;
+    backward += all.back().host_backward * times;
+    for (std::uint64_t i = 0; i < group.times; ++i) append(cost.forward.recipe, all.back().forward);
+  }
+  for (std::size_t g = groups.size(); g-- > 0;) {
+    for (std::uint64_t i = 0; i < groups[g].times; ++i) {
+      append(cost.backward_input.recipe, all[g].backward_input);
+      append(cost.backward_weight.recipe, all[g].backward_weight);
+      append(cost.backward.recipe, all[g].backward);
+    }
+  }
+  // With one lane at work nothing can be put off.
+  if (!communicates(cost.backward.recipe)) {
+    for (Segment& segment : cost.backward.recipe) segment.deferred = false;
+  }
+  wait_for_host(cost.forward, forward);
+  wait_for_host(cost.backward_input, input);
+  wait_for_host(cost.backward_weight, weight);
+  wait_for_host(cost.backward, backward);
+  // An op without work still is one: the first stage of a model may have no parameters.
+  for (OpCost* op : {&cost.forward, &cost.backward_input, &cost.backward_weight, &cost.backward}) {
+    if (op->recipe.empty()) op->recipe.push_back({Lane::compute, {}, memory_class, "nothing", false});
+  }
+}
+
+}  // namespace plumb
