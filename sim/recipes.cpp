@@ -63,10 +63,11 @@ GemmShape input_gradient(const GemmShape& shape) { return {shape.m, shape.k, sha
 GemmShape weight_gradient(const GemmShape& shape) { return {shape.n, shape.k, shape.m, shape.count}; }
 
 // The host launches parts one after the other; where that takes longer than the parts, the device waits.
-void wait_for_host(OpCost& cost, double host) {
-  const Duration device = total(cost);
-  const Duration wait = rounded(host) - device;
-  if (wait > Duration{}) cost.recipe.push_back({Lane::compute, wait, host_class, "host", false});
+// Layer by layer, so that a stage's cost is the sum of its layers'.
+void wait_for_host(std::vector<Segment>& segments, double host) {
+  Duration wait = rounded(host);
+  for (const Segment& segment : segments) wait -= segment.duration;
+  if (wait > Duration{}) segments.push_back({Lane::compute, wait, host_class, "host", false});
 }
 
 }  // namespace
@@ -193,27 +194,28 @@ Recipes::Pieces Recipes::pieces_of(const PartGroup& group, Recompute recompute) 
     return is_collective(part.part_class) ? host_collective : computed;
   };
   Pieces pieces;
+  double launches_forward = 0, launches_input = 0, launches_weight = 0, launches_backward = 0;
   for (const Part& part : group.parts) {
     const std::vector<Segment> segments = forward_of(part);
     if (segments.empty()) continue;
     append(pieces.forward, segments);
-    pieces.host_forward += host(part, host_forward);
+    launches_forward += host(part, host_forward);
   }
   // A layer is made again in whole before its backward, or its scores before those of the attention.
   const bool again = recompute == Recompute::full && group.name != "embedding" && group.name != "head";
   if (again) {
     append(pieces.backward, pieces.forward);
     append(pieces.backward_input, pieces.forward);
-    pieces.host_backward += pieces.host_forward;
-    pieces.host_input += pieces.host_forward;
+    launches_backward += launches_forward;
+    launches_input += launches_forward;
   }
   for (auto part = group.parts.rbegin(); part != group.parts.rend(); ++part) {
     std::vector<Segment> input;
     if (part->part_class == PartClass::attention && recompute == Recompute::selective &&
         !layout_.numerics.fused_attention) {
       input = forward_of(*part);
-      pieces.host_backward += host_forward;
-      pieces.host_input += host_forward;
+      launches_backward += host_forward;
+      launches_input += host_forward;
     }
     append(input, input_of(*part));
     std::vector<Segment> weight = weight_of(*part);
@@ -230,25 +232,23 @@ Recipes::Pieces Recipes::pieces_of(const PartGroup& group, Recompute recompute) 
       segment.duration += rounded(time_.streamed(part->gradient_kept));
     }
     append(pieces.backward_weight, weight);
-    pieces.host_backward += host(*part, host_backward);
-    if (!input.empty()) pieces.host_input += host(*part, host_backward);
-    if (!weight.empty()) pieces.host_weight += host(*part, host_backward);
+    launches_backward += host(*part, host_backward);
+    if (!input.empty()) launches_input += host(*part, host_backward);
+    if (!weight.empty()) launches_weight += host(*part, host_backward);
   }
+  wait_for_host(pieces.forward, launches_forward);
+  wait_for_host(pieces.backward_input, launches_input);
+  wait_for_host(pieces.backward_weight, launches_weight);
+  wait_for_host(pieces.backward, launches_backward);
   return pieces;
 }
 
 void Recipes::fill(Stage stage, StageCost& cost) const {
   const Recompute recompute = layout_.stages[stage.value].recompute;
   const std::vector<PartGroup> groups = stage_groups(model_, plain_, stage);
-  double forward = 0, input = 0, weight = 0, backward = 0;
   std::vector<Pieces> all;
   for (const PartGroup& group : groups) {
     all.push_back(pieces_of(group, recompute));
-    const double times = static_cast<double>(group.times);
-    forward += all.back().host_forward * times;
-    input += all.back().host_input * times;
-    weight += all.back().host_weight * times;
-    backward += all.back().host_backward * times;
     for (std::uint64_t i = 0; i < group.times; ++i) append(cost.forward.recipe, all.back().forward);
   }
   for (std::size_t g = groups.size(); g-- > 0;) {
@@ -262,10 +262,6 @@ void Recipes::fill(Stage stage, StageCost& cost) const {
   if (!communicates(cost.backward.recipe)) {
     for (Segment& segment : cost.backward.recipe) segment.deferred = false;
   }
-  wait_for_host(cost.forward, forward);
-  wait_for_host(cost.backward_input, input);
-  wait_for_host(cost.backward_weight, weight);
-  wait_for_host(cost.backward, backward);
   // An op without work still is one: the first stage of a model may have no parameters.
   for (OpCost* op : {&cost.forward, &cost.backward_input, &cost.backward_weight, &cost.backward}) {
     if (op->recipe.empty()) op->recipe.push_back({Lane::compute, {}, memory_class, "nothing", false});

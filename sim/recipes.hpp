@@ -34,7 +34,6 @@ class Recipes {
   // One of a group's layers: what each op runs for it.
   struct Pieces {
     std::vector<Segment> forward, backward_input, backward_weight, backward;
-    double host_forward = 0, host_input = 0, host_weight = 0, host_backward = 0;  // seconds
   };
   Pieces pieces_of(const PartGroup& group, Recompute recompute) const;
   std::vector<Segment> forward_of(const Part& part) const;

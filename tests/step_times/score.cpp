@@ -1,8 +1,12 @@
 // Prints how far the estimate is off: score_step_times FILE [KEY=VALUE ...] [--rows]
 //   KEY=VALUE   another efficiency than the bundled ones, e.g. gemm=0.7 launch=5e-6 (times in seconds)
+//   --published the large models of others instead of FILE; KEY=VALUE then changes each step's own
+//   efficiencies
 //   --rows      one line a row: measured, predicted, chosen on or held out
+#include "tests/step_times/published.hpp"
 #include "tests/step_times/step_times.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <functional>
@@ -26,7 +30,9 @@ void set(Efficiencies& e, const std::string& text) {
                                               {"gemm_fill", &e.gemm_fill},
                                               {"traffic", &e.traffic},
                                               {"loss_traffic", &e.loss_traffic},
-                                              {"reduction_overlap", &e.reduction_overlap}};
+                                              {"reduction_overlap", &e.reduction_overlap},
+                                              {"tensor_overlap", &e.tensor_overlap},
+                                              {"gemm_fp8", &e.gemm_fp8}};
   const std::map<std::string, Duration*> times{{"launch", &e.launch},
                                                {"collective_launch", &e.collective_launch},
                                                {"message_launch", &e.message_launch},
@@ -62,7 +68,39 @@ void print(const std::string& name, const Score& s) {
              100 * s.mean_error, 100 * s.median_error, 100 * s.worst_error, 100 * s.bias);
 }
 
+// The large models: predicted beside measured.
+int compare_published(const std::vector<std::string>& changes) {
+  std::vector<double> ours, theirs;
+  fmt::print(
+      "| step | source | device | measured s | predicted s | error | MFU measured | predicted | fullest rank "
+      "|\n"
+      "|:--|:--|:--|--:|--:|--:|--:|--:|--:|\n");
+  for (PublishedStep step : published_steps()) {
+    for (const std::string& change : changes) {
+      const auto colon = change.find(':');
+      if (change.substr(0, colon) == step.software.software) set(step.software, change.substr(colon + 1));
+    }
+    const Report report = predicted(step);
+    const double seconds = static_cast<double>(report.step_time.ns) * 1e-9;
+    Bytes fullest;
+    for (const RankReport& rank : report.ranks)
+      fullest = std::max(fullest, rank.peak_bytes.value_or(Bytes{}));
+    fmt::print("| {} | {} | {} | {:.2f} | {:.2f} | {:+.1f} % | {:.1f} % | {:.1f} % | {} |\n", step.name,
+               step.source, step.device, step.seconds, seconds, 100 * (seconds / step.seconds - 1),
+               100 * *report.mfu * seconds / step.seconds, 100 * *report.mfu, to_text(fullest));
+    ours.push_back(seconds);
+    theirs.push_back(step.seconds);
+  }
+  const Score all = score(ours, theirs);
+  fmt::print(
+      "\n{} steps: Spearman {:.4f}, mean error {:.1f} %, median {:.1f} %, worst {:.1f} %, bias {:+.1f} %\n",
+      all.rows, all.spearman, 100 * all.mean_error, 100 * all.median_error, 100 * all.worst_error,
+      100 * all.bias);
+  return 0;
+}
+
 int run(const std::vector<std::string>& arguments) {
+  if (arguments.at(0) == "--published") return compare_published({arguments.begin() + 1, arguments.end()});
   DeviceDescription device = device_description("a100");
   bool each = false;
   for (std::size_t i = 1; i < arguments.size(); ++i) {
