@@ -55,6 +55,10 @@ JsonDocument::JsonDocument(std::string_view content, std::string_view where, std
   if (found.text() != schema)
     found.fail(fmt::format("is \"{}\", expected \"{}\"", found.text().substr(0, 60), schema));
 }
+JsonDocument::JsonDocument(std::string_view content, std::string_view where)
+    : impl_(std::make_unique<Impl>(Impl{std::string(where), parse(content, where)})) {
+  if (!root().is_object()) throw BadInput(where, "is not a JSON object");
+}
 JsonDocument::~JsonDocument() = default;
 JsonDocument::JsonDocument(JsonDocument&&) noexcept = default;
 JsonDocument& JsonDocument::operator=(JsonDocument&&) noexcept = default;

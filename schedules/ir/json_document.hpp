@@ -55,6 +55,8 @@ class JsonDocument {
   /// Parses all of `content`. Throws BadInput: not JSON, a key that stands twice, nesting beyond 64 levels,
   /// or a "schema" that is not `schema`.
   JsonDocument(std::string_view content, std::string_view where, std::string_view schema);
+  /// A document of somebody else's making, an object without a schema.
+  JsonDocument(std::string_view content, std::string_view where);
   ~JsonDocument();
   JsonDocument(JsonDocument&&) noexcept;
   JsonDocument& operator=(JsonDocument&&) noexcept;
