@@ -3,6 +3,8 @@
 #include "schedules/ir/error.hpp"
 
 #include <algorithm>
+#include <charconv>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -10,7 +12,7 @@
 namespace plumb {
 namespace {
 
-constexpr std::string_view layout_flag = "layout";
+constexpr std::string_view layout_flag = "--layout";
 
 // Expands what is in parentheses and what is repeated; every letter remembers where in the text it stood.
 class StageTokens {
@@ -221,50 +223,95 @@ std::string to_megatron(const std::vector<StageContent>& stages) {
   return out;
 }
 
+void set_recompute(std::vector<StageContent>& stages, std::string_view text) {
+  constexpr std::string_view where = "--recompute";
+  constexpr std::string_view example = "as in full, or full:0-3,selective:5,none";
+  std::vector<std::optional<Recompute>> chosen(stages.size());
+  std::optional<Recompute> others;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view item = text.substr(begin, end - begin);
+    begin = end + 1;
+    const std::size_t colon = std::min(item.find(':'), item.size());
+    const std::string_view kind = item.substr(0, colon);
+    if (kind != "none" && kind != "selective" && kind != "full")
+      throw BadInput(where,
+                     fmt::format("'{}' is not none, selective or full, {}", kind.substr(0, 60), example));
+    const Recompute how = kind == "none"   ? Recompute::none
+                          : kind == "full" ? Recompute::full
+                                           : Recompute::selective;
+    if (colon == item.size()) {
+      if (others) throw BadInput(where, fmt::format("'{}': what the other stages do is said twice", text));
+      others = how;
+      continue;
+    }
+    const std::string_view range = item.substr(colon + 1);
+    const std::size_t dash = std::min(range.find('-'), range.size());
+    const auto stage = [&](std::string_view digits) {
+      std::size_t number = 0;
+      const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+      if (error != std::errc{} || stop != digits.data() + digits.size() || number >= stages.size())
+        throw BadInput(where,
+                       fmt::format("'{}' in '{}' is not a stage from 0 to {}, {}", digits.substr(0, 60),
+                                   item.substr(0, 60), stages.size() - 1, example));
+      return number;
+    };
+    const std::size_t first = stage(range.substr(0, dash));
+    const std::size_t last = dash == range.size() ? first : stage(range.substr(dash + 1));
+    if (last < first) throw BadInput(where, fmt::format("'{}' ends before it begins", item));
+    for (std::size_t s = first; s <= last; ++s) {
+      if (chosen[s]) throw BadInput(where, fmt::format("stage {} is named twice", s));
+      chosen[s] = how;
+    }
+  }
+  for (std::size_t s = 0; s < stages.size(); ++s)
+    stages[s].recompute = chosen[s].value_or(others.value_or(Recompute::none));
+}
+
 void check_layout(const ModelShape& model, const Layout& layout) {
   const Parallelism& parallelism = layout.parallelism;
   const std::uint64_t tensor = parallelism.tensor;
   const auto refuse = [](std::string_view where, const std::string& what) { throw BadInput(where, what); };
   if (parallelism.pipeline == 0 || tensor == 0 || parallelism.data == 0 || parallelism.expert == 0)
-    refuse("layout", "a degree of parallelism is 0; 1 means none");
-  if (layout.micro_batch_size == 0) refuse("micro-batch-size", "is 0");
-  if (layout.sequence == 0) refuse("sequence", "is 0");
-  if (layout.stages.empty()) refuse("layout", "has no stages");
+    refuse("--layout", "a degree of parallelism is 0; 1 means none");
+  if (layout.micro_batch_size == 0) refuse("--micro-batch-size", "is 0");
+  if (layout.sequence == 0) refuse("--sequence", "is 0");
+  if (layout.stages.empty()) refuse("--layout", "has no stages");
   check_stages(model, layout.stages, [&](std::size_t s, const std::string& what) {
-    refuse("layout", fmt::format("stage {} {}", s, what));
+    refuse("--layout", fmt::format("stage {} {}", s, what));
   });
 
   if (model.architecture == Architecture::mlp) {
-    if (tensor > 1) refuse("tp", "an mlp stage is not split; expected 1");
-    if (parallelism.expert > 1) refuse("ep", "an mlp has no experts; expected 1");
+    if (tensor > 1) refuse("--tp", "an mlp stage is not split; expected 1");
+    if (parallelism.expert > 1) refuse("--ep", "an mlp has no experts; expected 1");
   } else {
     const AttentionShape& attention = model.attention;
     if (attention.heads % tensor != 0)
-      refuse("tp", fmt::format("{} does not divide the {} attention heads", tensor, attention.heads));
+      refuse("--tp", fmt::format("{} does not divide the {} attention heads", tensor, attention.heads));
     if (!attention.latent && attention.key_value_heads % tensor != 0 &&
         tensor % attention.key_value_heads != 0)
-      refuse("tp", fmt::format("{} neither divides the {} key/value heads nor is a multiple of them", tensor,
-                               attention.key_value_heads));
+      refuse("--tp", fmt::format("{} neither divides the {} key/value heads nor is a multiple of them",
+                                 tensor, attention.key_value_heads));
     if (model.ffn % tensor != 0)
-      refuse("tp", fmt::format("{} does not divide the FFN's {}", tensor, model.ffn));
+      refuse("--tp", fmt::format("{} does not divide the FFN's {}", tensor, model.ffn));
     if (model.experts && model.experts->shared_ffn % tensor != 0)
-      refuse("tp",
+      refuse("--tp",
              fmt::format("{} does not divide the shared experts' {}", tensor, model.experts->shared_ffn));
     if (tensor > 1 && parallelism.sequence_parallel && layout.sequence % tensor != 0)
-      refuse("tp",
+      refuse("--tp",
              fmt::format("{} does not divide the sequence of {} tokens, which sequence parallelism splits",
                          tensor, layout.sequence));
-    if (parallelism.expert > 1 && !model.experts) refuse("ep", "the model has no experts; expected 1");
+    if (parallelism.expert > 1 && !model.experts) refuse("--ep", "the model has no experts; expected 1");
     if (model.experts && tensor > 1 && !parallelism.sequence_parallel)
       refuse(
           "tp",
           "experts beside tensor parallelism need sequence parallelism: each device routes its own tokens");
     if (tensor * parallelism.data % parallelism.expert != 0)
-      refuse("ep", fmt::format("{} does not divide tp x dp = {} x {}", parallelism.expert, tensor,
-                               parallelism.data));
+      refuse("--ep", fmt::format("{} does not divide tp x dp = {} x {}", parallelism.expert, tensor,
+                                 parallelism.data));
     if (model.experts && model.experts->routed % parallelism.expert != 0)
-      refuse("ep", fmt::format("{} does not divide the {} routed experts", parallelism.expert,
-                               model.experts->routed));
+      refuse("--ep", fmt::format("{} does not divide the {} routed experts", parallelism.expert,
+                                 model.experts->routed));
   }
 
   // What a microbatch keeps on a stage, from above: as many elements a token and layer as the widest tensors
@@ -281,7 +328,7 @@ void check_layout(const ModelShape& model, const Layout& layout) {
   }
   const double layers = static_cast<double>(model.layers + model.multi_token_layers + 1);
   if (tokens * width * layers * 16 * 4 > 4e18)
-    refuse("micro-batch-size",
+    refuse("--micro-batch-size",
            fmt::format("{} sequences of {} tokens would keep more bytes than can be counted",
                        layout.micro_batch_size, layout.sequence));
 }

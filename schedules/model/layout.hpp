@@ -75,6 +75,10 @@ std::vector<StageContent> parse_stages(std::string_view text, const ModelShape& 
 /// The inverse; runs of equal stages are folded where that is shorter.
 std::string to_megatron(const std::vector<StageContent>& stages);
 
+/// `none`, `selective` or `full`, for all stages or for some: "full:0-3,selective:5,none" (what names no
+/// stage is for the others). Throws BadInput.
+void set_recompute(std::vector<StageContent>& stages, std::string_view text);
+
 /// Throws BadInput for what cannot be: tensor does not divide the heads or the FFN, expert does not divide
 /// tensor x data or the routed experts, a sequence that tensor does not divide, layers on no or two stages,
 /// sizes whose bytes would not fit an integer.

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace plumb {
@@ -64,10 +65,34 @@ struct ModelShape {
   std::uint64_t learned_positions = 0;   // rows of the position table, with PositionKind::learned
   bool tied_embeddings = false;          // head and embedding are one matrix
   std::uint64_t multi_token_layers = 0;  // MTP modules behind the last layer (DeepSeek-V3: 1)
-  std::uint64_t max_sequence = 0;        // the longest sequence it was made for; 0: not said
+  std::uint64_t max_sequence =
+      0;  // the sequence it was trained on (before its positions were stretched); 0: not said
 
   bool has_experts(std::uint64_t layer) const { return experts && experts->in_layer[layer]; }
   bool operator==(const ModelShape&) const = default;
 };
+
+/// Throws BadInput for a model that cannot be: a size of 0 or beyond 2^31, key/value heads that do not divide
+/// the heads, more experts a token than there are, more than 10^15 parameters.
+void check_model(const ModelShape& model, std::string_view where);
+
+/// A model in a few numbers, for people without a file.
+struct ShortForm {
+  enum class Kind : std::uint8_t {
+    llama,  // RMSNorm, SwiGLU, rotary positions, no biases
+    gpt,    // LayerNorm, GELU, learned positions, biases, head and embedding tied: GPT-2's
+    mlp,    // DualPipe's example stage
+  };
+  Kind kind = Kind::llama;
+  std::uint64_t hidden = 0;
+  std::uint64_t layers = 0;
+  std::uint64_t heads = 0;                       // not of an mlp
+  std::optional<std::uint64_t> key_value_heads;  // [heads]
+  std::optional<std::uint64_t> ffn;       // [llama: 8/3 hidden, up to a multiple of 256; else 4 hidden]
+  std::optional<std::uint64_t> vocab;     // [llama: 32000; gpt: 50304]
+  std::optional<std::uint64_t> sequence;  // rows of gpt's position table [2048]
+};
+/// Throws BadInput that names the flag.
+ModelShape model_of(const ShortForm& form);
 
 }  // namespace plumb

@@ -104,6 +104,27 @@ TEST(LayoutString, CannotFillTheMemory) {
   EXPECT_THAT(says(std::string(100'000, 't')), HasSubstr("longer than 65536"));
 }
 
+TEST(Recompute, IsSetForAllStagesOrByRange) {
+  const auto set = [](std::string_view text) {
+    std::vector<StageContent> stages(5);
+    set_recompute(stages, text);
+    std::string out;
+    for (const StageContent& stage : stages) out += "nsf"[static_cast<int>(stage.recompute)];
+    return out;
+  };
+  EXPECT_EQ(set("full"), "fffff");
+  EXPECT_EQ(set("full:0-2,selective"), "fffss");
+  EXPECT_EQ(set("selective:4,full:1"), "nfnns");
+  const auto says = [&](std::string_view text) { return refusal([&] { set(text); }); };
+  EXPECT_THAT(says("some"), HasSubstr("--recompute: 'some' is not none, selective or full"));
+  EXPECT_THAT(says(""), HasSubstr("'' is not none, selective or full"));
+  EXPECT_THAT(says("full:5"), HasSubstr("'5' in 'full:5' is not a stage from 0 to 4"));
+  EXPECT_THAT(says("full:-1"), HasSubstr("'' in 'full:-1' is not a stage"));
+  EXPECT_THAT(says("full:3-1"), HasSubstr("ends before it begins"));
+  EXPECT_THAT(says("full:1,none:0-2"), HasSubstr("stage 1 is named twice"));
+  EXPECT_THAT(says("full,none"), HasSubstr("is said twice"));
+}
+
 TEST(CheckLayout, AcceptsWhatCanBe) {
   Layout layout = layout_of(deepseek_v3(), 16, 1, 4096);
   layout.parallelism.data = 128;
