@@ -24,5 +24,6 @@ Command diff_command(CLI::App& app);
 Command plan_command(CLI::App& app);
 Command trace_command(CLI::App& app);
 Command draw_command(CLI::App& app);
+Command model_command(CLI::App& app);
 
 }  // namespace plumb::tools

@@ -64,6 +64,44 @@ class Contract(unittest.TestCase):
     def test_two_owner_schedules_are_no_csv(self):
         self.refused("schedule", "dualpipe", "--ranks", 4, "--microbatches", 8, "--format", "csv", says="dualpipe-v")
 
+    def test_model_has_the_documents_keys(self):
+        document = data("model", "deepseek-v3", "--sequence", 4096, "--json")
+        self.assertEqual(list(document)[:5], ["schema", "name", "parameters", "active_parameters", "multi_token_parameters"])
+        self.assertEqual((document["schema"], document["name"]), ("plumb.model/1", "deepseek-v3"))
+        self.assertEqual((document["parameters"], document["layers"], document["sequence"]), (671026419200, 61, 4096))
+        # Six a parameter that a token is multiplied with (all active ones but the embedding, gains and gate biases),
+        # and 6 s heads (192 + 128) a layer.
+        gains = 61 * (2 * 7168 + 1536 + 512) + 7168 + 58 * 256
+        products = document["active_parameters"] - 129280 * 7168 - gains
+        self.assertEqual(document["train_flops_per_token"], 6 * products + 61 * 6 * 4096 * 128 * 320)
+
+    def test_model_reads_a_file_its_folder_and_the_short_form(self):
+        config = {"model_type": "novel", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                  "intermediate_size": 256, "vocab_size": 128, "novelty": 1}
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "config.json")
+            with open(path, "w") as file:
+                json.dump(config, file)
+            by_file, by_folder = data("model", path, "--json"), data("model", folder, "--json")
+        by_flags = data("model", "--hidden", 64, "--layers", 2, "--heads", 4, "--ffn", 256, "--vocab", 128, "--json")
+        self.assertEqual(by_file, by_folder)
+        self.assertEqual(by_file["name"], os.path.basename(folder))
+        self.assertEqual(by_file["ignored"], ["novelty"])
+        self.assertIn("novel", by_file["warnings"][0])
+        # 2 x 128 x 64 at both ends, 2 layers of 4 x 64^2 + 3 x 64 x 256 + 2 x 64, 64.
+        self.assertEqual(by_file["parameters"], 2 * 128 * 64 + 2 * (4 * 64**2 + 3 * 64 * 256 + 2 * 64) + 64)
+        self.assertEqual(by_flags["parameters"], by_file["parameters"])
+
+    def test_model_refuses_what_cannot_be(self):
+        self.refused("model", "lama-3-8b", says="did you mean llama-3-8b?")
+        self.refused("model", "--hidden", 64, says="--layers")
+        self.refused("model", "llama-3-8b", "--tp", 3, says="--tp: 3 does not divide the 32 attention heads")
+        self.refused("model", "llama-3-8b", "--cp", 2, says="context parallelism")
+        self.refused("model", "llama-3-8b", "--heads", 2, says="--heads: is for a model without a file")
+        self.refused("model", "llama-3-8b", "--layout", "Et*31L", says="only 31 of the model's 32 layers")
+        self.refused("model", "mixtral-8x7b", "--ep", 16, "--dp", 16, says="--ep: 16 does not divide the 8 routed")
+        self.refused("model", "-", says="standard input: /hidden_size", stdin='{"model_type":"llama","hidden_size":-1}')
+
     def test_check_names_a_deadlock(self):
         crossed = {"schema": "plumb.schedule/1", "name": "x", "ranks": 2, "stages": 2, "microbatches": 2,
                    "actions": [["0F0", "0B0", "0F1", "0B1"], ["1F0", "1F1", "1B0", "1B1"]]}
