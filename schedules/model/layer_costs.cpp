@@ -46,6 +46,21 @@ std::uint64_t owned_parameters(const PartGroup& group) {
   return sum * group.times;
 }
 
+// Alive while a part's fused backward runs, beside what forward kept: its transient tensors, its output's
+// gradient, and its input's, which the linears in front have as their outputs' (parts without transient
+// tensors work in place). Beside a norm that counts one tensor of the residual stream too many.
+Bytes fused_workspace(const std::vector<Part>& parts, std::size_t i) {
+  const auto transient = [](const Part& part) {
+    return std::max(part.backward_input.workspace, part.backward_weight.workspace);
+  };
+  Bytes sum = transient(parts[i]) + parts[i].gradient_kept;
+  std::size_t before = i;
+  while (before > 0 && transient(parts[before - 1]) == Bytes{} && parts[before - 1].gradient_kept == Bytes{})
+    --before;
+  while (before > 0 && parts[before - 1].gradient_kept != Bytes{}) sum += parts[--before].gradient_kept;
+  return sum;
+}
+
 std::uint64_t divided(std::uint64_t a, std::uint64_t b) { return (a + b - 1) / b; }
 Bytes bytes(std::uint64_t count, std::uint64_t each) { return {static_cast<std::int64_t>(count * each)}; }
 
@@ -111,6 +126,7 @@ StageBytes stage_bytes(const ModelShape& model, const Layout& layout, Stage stag
   const std::uint64_t element = numerics.weights == WeightType::fp32 ? 4 : 2;
   const LayerParts make(model, layout);
   StageBytes out;
+  const auto at_least = [](Bytes& most, Bytes now) { most = std::max(most, now); };
   Bytes again_for_input;  // of the layer that is recomputed: alive while backward_input runs
   Bytes again_in_all;
   for (const PartGroup& group : stage_groups(model, layout, stage)) {
@@ -132,13 +148,12 @@ StageBytes stage_bytes(const ModelShape& model, const Layout& layout, Stage stag
         }
       }
       out.added_by_backward_input += part.gradient_kept * times;
-      const auto at_least = [](Bytes& most, Bytes now) { most = std::max(most, now); };
       at_least(out.forward_workspace, part.forward.workspace);
       at_least(out.backward_input_workspace, part.backward_input.workspace);
       at_least(out.backward_weight_workspace, part.backward_weight.workspace);
-      at_least(out.backward_workspace,
-               std::max(part.backward_input.workspace, part.backward_weight.workspace) + part.gradient_kept);
     }
+    for (std::size_t i = 0; i < group.parts.size(); ++i)
+      at_least(out.backward_workspace, fused_workspace(group.parts, i));
     again_for_input = std::max(again_for_input, layer_for_input);
     again_in_all = std::max(again_in_all, layer_in_all);
   }

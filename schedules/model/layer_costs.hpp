@@ -116,7 +116,7 @@ struct StageBytes {
   Bytes forward_workspace;        // the most that is alive beside the kept, while the op runs
   Bytes backward_input_workspace;
   Bytes backward_weight_workspace;
-  Bytes backward_workspace;  // both halves fused: gradients of one part at a time
+  Bytes backward_workspace;  // both halves fused: no gradient outlives the part that reads it
   Bytes activation_message;  // to the next stage, per device; the last has none
   Bytes gradient_message;    // to the previous stage; the first has none
   bool operator==(const StageBytes&) const = default;

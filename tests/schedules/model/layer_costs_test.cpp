@@ -277,6 +277,101 @@ TEST(KeptBytes, OfExpertsAreTheContractsByHand) {
   }
 }
 
+// Hidden 8, 2 heads, query rank 6, key/value rank 4, rope 2, nope 3, value 5: keys of 5; t = 15; bf16.
+TEST(KeptBytes, OfLatentAttentionAreTheContractsByHand) {
+  ModelShape model = llama(8, 1, 2, 2, 12, 32);
+  model.attention.head_dim = 5;
+  model.attention.latent = LatentAttention{6, 4, 2, 3, 5};
+  std::map<std::string, std::int64_t> expected{{"norm_1.x i", 15 * 8 * 2},
+                                               {"norm_1.rstd i", 15 * 4},
+                                               {"qkv_down.input w", 15 * 8 * 2},
+                                               {"d(qkv_down)", 15 * (6 + 4 + 2) * 2},
+                                               {"latent_norm.x i", 15 * (6 + 4) * 2},
+                                               {"latent_norm.rstd i", 15 * 4},
+                                               {"latent_norm.query_rstd i", 15 * 4},
+                                               {"q_up.input w", 15 * 6 * 2},
+                                               {"d(q_up)", 15 * 2 * 5 * 2},
+                                               {"kv_up.input w", 15 * 4 * 2},
+                                               {"d(kv_up)", 15 * 2 * (3 + 5) * 2},
+                                               {"attention.q i", 15 * 2 * 5 * 2},
+                                               {"attention.k i", 15 * 2 * 5 * 2},
+                                               {"attention.v i", 15 * 2 * 5 * 2},
+                                               {"attention.o i w", 15 * 2 * 5 * 2},
+                                               {"attention.log_sum_exp i", 15 * 2 * 4},
+                                               {"d(output)", 15 * 8 * 2}};
+  auto kept = by_name(one_layer(model, layout_of(model, 1, 3, 5)));
+  std::erase_if(kept, [](const auto& entry) {
+    return entry.first.find("norm_2") != std::string::npos ||
+           entry.first.find("gate_up") != std::string::npos ||
+           entry.first.find("swiglu") != std::string::npos || entry.first.find("down.") == 0 ||
+           entry.first == "d(down)";
+  });
+  EXPECT_EQ(kept, expected);
+
+  // Without a query rank, queries come from the norm's output, which is kept once.
+  model.attention.latent->query_rank = 0;
+  kept = by_name(one_layer(model, layout_of(model, 1, 3, 5)));
+  EXPECT_EQ(kept.at("kv_down.input w"), 15 * 8 * 2);
+  EXPECT_EQ(kept.at("latent_norm.x i"), 15 * 4 * 2);
+  EXPECT_FALSE(kept.contains("q.input w"));
+}
+
+// fp8: what a linear keeps and leaves has a byte an element; norms, attention, the head stay in bf16.
+TEST(KeptBytes, InFp8AreHalvedWhereALinearReadsThem) {
+  const ModelShape model = llama(8, 1, 4, 2, 12, 32);
+  Layout layout = layout_of(model, 1, 3, 5);
+  layout.numerics.weights = WeightType::fp8;
+  const auto kept = by_name(stage_parts(model, layout, Stage{0}));
+  EXPECT_EQ(kept.at("qkv.input w"), 15 * 8);
+  EXPECT_EQ(kept.at("d(down)"), 15 * 8);
+  EXPECT_EQ(kept.at("norm_1.x i"), 15 * 8 * 2);
+  EXPECT_EQ(kept.at("attention.o i w"), 15 * 8 * 2);
+  EXPECT_EQ(kept.at("head.input i w"), 15 * 8 * 2);
+  EXPECT_EQ(kept.at("d(head)"), 15 * 32 * 2);
+  // The layer's matrices in a byte: qkv 16 x 8, output 8 x 8, gate_up 24 x 8, down 8 x 12. The rest,
+  // embedding and head 2 x 32 x 8 and three gains of 8, in two.
+  EXPECT_EQ(stage_bytes(model, layout, Stage{0}).weights,
+            Bytes{16 * 8 + 8 * 8 + 24 * 8 + 8 * 12 + 2 * (2 * 32 * 8 + 3 * 8)});
+}
+
+// The MTP module and the final norm behind it read the same hidden state: kept once.
+TEST(KeptBytes, OfAnMtpModuleShareTheHiddenState) {
+  ModelShape model = llama(8, 1, 4, 2, 12, 32);
+  model.multi_token_layers = 1;
+  const std::vector<PartGroup> groups = stage_groups(model, layout_of(model, 1, 3, 5), Stage{0});
+  ASSERT_EQ(groups.size(), 4u);
+  const auto module = by_name(groups[2].parts);
+  EXPECT_EQ(module.at("mtp_hidden_norm.x i"), 15 * 8 * 2);
+  EXPECT_EQ(module.at("mtp_projection.input w"), 15 * 16 * 2);
+  EXPECT_EQ(module.at("mtp_head.input i w"), 15 * 8 * 2);
+  EXPECT_FALSE(by_name(groups[3].parts).contains("final_norm.x i"));
+}
+
+// A middle stage of one layer, t = 15, bf16. Forward: the output projection's and down's 15 x 8 before the
+// residual add. backward_input: a norm's two gradients of 15 x 8. Fused: swiglu's gradient of 15 x 12 beside
+// gate_up's of 15 x 24.
+TEST(Workspace, IsWhatIsTransientWhileAPartRuns) {
+  const ModelShape model = llama(8, 3, 4, 2, 12, 32);
+  const StageBytes bytes = stage_bytes(model, layout_of(model, 3, 3, 5), Stage{1});
+  EXPECT_EQ(bytes.forward_workspace, Bytes{15 * 8 * 2});
+  EXPECT_EQ(bytes.backward_input_workspace, Bytes{2 * 15 * 8 * 2});
+  EXPECT_EQ(bytes.backward_weight_workspace, Bytes{0});
+  EXPECT_EQ(bytes.backward_workspace, Bytes{15 * (12 + 24) * 2});
+}
+
+// Two devices of a tensor group hold the matrices once and the gains twice: 3 of 8 on this model of one
+// layer.
+TEST(TensorShards, SumToTheModelButForWhatIsWholeOnEach) {
+  const ModelShape model = llama(8, 1, 4, 2, 12, 32);
+  Layout layout = layout_of(model, 1, 3, 4);
+  layout.parallelism.tensor = 2;
+  EXPECT_EQ(2 * stage_bytes(model, layout, Stage{0}).parameters, parameters(model) + 3 * 8);
+  // Four devices have a whole one of two key/value heads of 2 each: 2 x 2 x 8 more, for keys and for values.
+  layout.parallelism.tensor = 4;
+  EXPECT_EQ(4 * stage_bytes(model, layout, Stage{0}).parameters,
+            parameters(model) + 3 * 3 * 8 + 2 * (2 * 2 * 8));
+}
+
 TEST(Collectives, FrameBothBlocksWithTensorParallelism) {
   const ModelShape model = llama(8, 1, 4, 2, 12, 32);
   Layout layout = layout_of(model, 1, 3, 4);
