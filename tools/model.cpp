@@ -64,6 +64,13 @@ Bytes left(const Part& part) {
   return sum;
 }
 
+bool recomputed(const PartGroup& group) {
+  for (const Part& part : group.parts)
+    for (const KeptTensor& tensor : part.kept)
+      if (tensor.recomputed) return true;
+  return false;
+}
+
 Bytes sent(const Part& part) {
   return part.forward.sent + part.backward_input.sent + part.backward_weight.sent;
 }
@@ -128,7 +135,8 @@ void print_parts(std::ostream& out, const Answer& answer) {
       left_sum += left(part);
       sent_sum += sent(part);
     }
-    table.rows.push_back({group.times > 1 ? fmt::format("{} x {}", group.times, group.name) : group.name,
+    const std::string name = recomputed(group) ? group.name + ", recomputed" : group.name;
+    table.rows.push_back({group.times > 1 ? fmt::format("{} x {}", group.times, name) : name,
                           fmt::format("{}", parameters), giga(forward.flops), giga(input.flops),
                           giga(weight.flops), mebi(kept_sum), mebi(left_sum), mebi(sent_sum)});
     table.rows.insert(table.rows.end(), rows.begin(), rows.end());
