@@ -10,6 +10,12 @@ constexpr unsigned row_threads = 512;
 constexpr unsigned threads = 256;
 constexpr unsigned sum_blocks_a_multiprocessor = 4;
 
+// In float32 the fast exponential's error would be seen.
+template <class T>
+__device__ float exponential(float x) {
+  return sizeof(T) == 4 ? expf(x) : __expf(x);
+}
+
 // A block a row; each thread keeps a running maximum and sum (arXiv 1805.02867), and the block joins them.
 template <class T>
 __global__ void cross_entropy_forward_kernel(const T* logits, const std::int32_t* targets, float* log_sum_exp,
@@ -18,16 +24,32 @@ __global__ void cross_entropy_forward_kernel(const T* logits, const std::int32_t
   const std::uint64_t row = std::uint64_t{blockIdx.x} * packs;
   float largest = -INFINITY;
   float sum = 0;
-  for (unsigned at = threadIdx.x; at < packs; at += row_threads) {
-    const Pack<T> value = load(logits, row + at);
-    float top = value[0];
+  // Several loads at once: a row's elements depend on each other only through the maximum.
+  constexpr unsigned at_once = 4;
+  for (unsigned first = threadIdx.x; first < packs; first += at_once * row_threads) {
+    Pack<T> values[at_once];
+    float top = -INFINITY;
 #pragma unroll
-    for (int i = 1; i < size; ++i) top = fmaxf(top, value[i]);
+    for (unsigned p = 0; p < at_once; ++p) {
+      if (first + p * row_threads < packs) values[p] = load(logits, row + first + p * row_threads);
+    }
+#pragma unroll
+    for (unsigned p = 0; p < at_once; ++p) {
+      if (first + p * row_threads < packs) {
+#pragma unroll
+        for (int i = 0; i < size; ++i) top = fmaxf(top, values[p][i]);
+      }
+    }
     const float before = largest;
     largest = fmaxf(largest, top);
     sum *= expf(before - largest);
 #pragma unroll
-    for (int i = 0; i < size; ++i) sum += expf(value[i] - largest);
+    for (unsigned p = 0; p < at_once; ++p) {
+      if (first + p * row_threads < packs) {
+#pragma unroll
+        for (int i = 0; i < size; ++i) sum += exponential<T>(values[p][i] - largest);
+      }
+    }
   }
   __shared__ float tops[row_threads / 32];
   __shared__ float sums[row_threads / 32];
@@ -65,7 +87,8 @@ __global__ void cross_entropy_backward_kernel(const T* logits, const std::int32_
   const Pack<T> value = load(logits, row + at);
   Pack<T> out;
 #pragma unroll
-  for (int i = 0; i < size; ++i) out.set(i, scale * (expf(value[i] - total) - (i == target ? 1.0F : 0.0F)));
+  for (int i = 0; i < size; ++i)
+    out.set(i, scale * (exponential<T>(value[i] - total) - (i == target ? 1.0F : 0.0F)));
   store(d_logits, row + at, out);
 }
 

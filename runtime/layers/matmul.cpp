@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstddef>
 #include <cstring>
 #include <vector>
 
@@ -16,8 +17,10 @@
 namespace plumb::layers {
 namespace {
 
-constexpr int candidates = 16;
-constexpr int repetitions = 5;
+// Candidates run in turns, so that a clock that falls meanwhile slows all of them alike.
+constexpr int candidates = 24;
+constexpr int rounds = 7;
+constexpr int final_candidates = 4;  // the best of the first rounds, which run as often again
 
 constexpr std::array<std::string_view, 3> form_words{"forward", "input_gradient", "weight_gradient"};
 
@@ -202,27 +205,42 @@ Product::Product(const ProductShape& shape, ProductAlgorithms& algorithms, const
 
   const device::Event begin(device::EventKind::timing);
   const device::Event end(device::EventKind::timing);
-  Duration best{};
-  int chosen = -1;
-  for (int i = 0; i < count; ++i) {
-    if (found[static_cast<std::size_t>(i)].state != CUBLAS_STATUS_SUCCESS) continue;
-    descriptors_->algorithm = found[static_cast<std::size_t>(i)].algo;
+  struct Timed {
+    cublasLtMatmulAlgo_t algorithm;
     std::vector<Duration> times;
-    for (int repetition = 0; repetition <= repetitions; ++repetition) {
-      begin.record(lane.stream());
-      run(lane, second.data(), first.data(), result.data(), result.data());
-      end.record(lane.stream());
-      end.synchronize();
-      if (repetition > 0) times.push_back(device::between(begin, end));
+    Duration median() {
+      std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
+                       times.end());
+      return times[times.size() / 2];
     }
-    std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
-    if (chosen < 0 || times[repetitions / 2] < best) {
-      best = times[repetitions / 2];
-      chosen = i;
+  };
+  std::vector<Timed> timed;
+  for (int i = 0; i < count; ++i) {
+    if (found[static_cast<std::size_t>(i)].state == CUBLAS_STATUS_SUCCESS) {
+      timed.push_back({found[static_cast<std::size_t>(i)].algo, {}});
     }
   }
-  if (chosen < 0) throw DeviceError("no algorithm of cuBLASLt's runs the product " + to_string(shape));
-  descriptors_->algorithm = found[static_cast<std::size_t>(chosen)].algo;
+  if (timed.empty()) throw DeviceError("no algorithm of cuBLASLt's runs the product " + to_string(shape));
+  const auto take_turns = [&](int turns) {
+    for (int turn = 0; turn < turns; ++turn) {
+      for (Timed& one : timed) {
+        descriptors_->algorithm = one.algorithm;
+        begin.record(lane.stream());
+        run(lane, second.data(), first.data(), result.data(), result.data());
+        end.record(lane.stream());
+        end.synchronize();
+        one.times.push_back(device::between(begin, end));
+      }
+    }
+    std::sort(timed.begin(), timed.end(), [](Timed& a, Timed& b) { return a.median() < b.median(); });
+  };
+  take_turns(1);  // warm-up: kernels are loaded
+  for (Timed& one : timed) one.times.clear();
+  take_turns(rounds);
+  if (timed.size() > final_candidates) timed.resize(final_candidates);
+  for (Timed& one : timed) one.times.clear();
+  take_turns(4 * rounds);
+  descriptors_->algorithm = timed.front().algorithm;
   ProductAlgorithms::Code code{};
   std::memcpy(code.data(), &descriptors_->algorithm, sizeof code);
   algorithms.set(shape, code);

@@ -5,19 +5,46 @@
 #include "runtime/layers/vector.cuh"
 
 #include <algorithm>
+#include <type_traits>
 
 namespace plumb::layers {
 namespace {
 
-constexpr int packs_a_thread = 4;
-constexpr unsigned backward_blocks_a_multiprocessor = 4;
+// Threads that a multiprocessor holds with the registers that the backward takes.
+constexpr unsigned backward_threads_a_multiprocessor = 1024;
+constexpr unsigned most_threads = 1024;
+constexpr int most_packs_a_thread = 4;
 
-unsigned threads_for(std::uint64_t packs) {
-  const std::uint64_t threads = (packs + packs_a_thread - 1) / packs_a_thread;
-  return static_cast<unsigned>((threads + 31) / 32 * 32);
+/// How a row of so many packs is spread: two packs a thread hide the loads of one behind those of the other;
+/// a block of more than 256 threads waits longer at its barriers than it gains.
+struct Spread {
+  unsigned threads;
+  int packs_a_thread;
+};
+Spread spread_of(std::uint64_t packs) {
+  int each = 1;
+  while (each < most_packs_a_thread && packs > 256U * static_cast<unsigned>(each)) each *= 2;
+  const std::uint64_t threads = (packs + static_cast<unsigned>(each) - 1) / static_cast<unsigned>(each);
+  return {static_cast<unsigned>((threads + 31) / 32 * 32), each};
+}
+unsigned backward_blocks_a_multiprocessor(unsigned threads) {
+  return std::max(1U, backward_threads_a_multiprocessor / threads);
 }
 
-template <class T, bool centred>
+/// body(std::integral_constant<int, packs a thread>).
+template <class Body>
+void with_packs(int packs, Body body) {
+  switch (packs) {
+    case 1:
+      return body(std::integral_constant<int, 1>{});
+    case 2:
+      return body(std::integral_constant<int, 2>{});
+    default:
+      return body(std::integral_constant<int, most_packs_a_thread>{});
+  }
+}
+
+template <class T, bool centred, int packs_a_thread>
 __global__ void forward_kernel(const T* x, const T* gain, const T* bias, T* y, float* mean_out,
                                float* rstd_out, T* copy, unsigned packs) {
   constexpr int size = Pack<T>::size;
@@ -76,7 +103,7 @@ __global__ void forward_kernel(const T* x, const T* gain, const T* bias, T* y, f
 }
 
 // With h = (x - mean) rstd and g = dy gain: dx = rstd (g - mean(g) [centred only] - h mean(g h)).
-template <class T, bool centred>
+template <class T, bool centred, int packs_a_thread>
 __global__ void backward_kernel(const T* dy, const T* x, const T* gain, const float* means,
                                 const float* rstds, const T* residual, T* dx, float* partial, unsigned rows,
                                 unsigned packs) {
@@ -156,26 +183,31 @@ __global__ void backward_kernel(const T* dy, const T* x, const T* gain, const fl
   }
 }
 
-// 32 columns a block; its eight warps share the rows.
-__global__ void add_partials_kernel(const float* partial, float* to, unsigned rows, unsigned columns) {
-  __shared__ float shared[8][32];
+// 32 columns a block; its warps share the rows, and each has several loads under way. blockIdx.y: gains,
+// biases.
+constexpr unsigned sum_warps = 32;
+__global__ void add_partials_kernel(const float* partial, float* gains, float* biases, unsigned rows,
+                                    unsigned columns) {
+  __shared__ float shared[sum_warps][33];
   const unsigned column = blockIdx.x * 32 + threadIdx.x;
+  const float* from = partial + std::uint64_t{blockIdx.y} * rows * columns;
   float sum = 0;
   if (column < columns) {
-    for (unsigned r = threadIdx.y; r < rows; r += 8) sum += partial[std::uint64_t{r} * columns + column];
+#pragma unroll 8
+    for (unsigned r = threadIdx.y; r < rows; r += sum_warps) sum += from[std::uint64_t{r} * columns + column];
   }
   shared[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
-  if (threadIdx.y == 0 && column < columns) {
-    for (int w = 1; w < 8; ++w) sum += shared[w][threadIdx.x];
-    to[column] += sum;
-  }
+  // Each warp sums the shares of one column.
+  sum = warp_sum(shared[threadIdx.x][threadIdx.y]);
+  const unsigned own = blockIdx.x * 32 + threadIdx.y;
+  if (threadIdx.x == 0 && own < columns) (blockIdx.y == 0 ? gains : biases)[own] += sum;
 }
 
 template <class T>
 unsigned packs_of(const Tensor& x) {
   const std::uint64_t packs = x.columns / Pack<T>::size;
-  PLUMB_CHECK(x.columns % Pack<T>::size == 0 && threads_for(packs) <= 1024);
+  PLUMB_CHECK(x.columns % Pack<T>::size == 0 && spread_of(packs).threads <= most_threads);
   return static_cast<unsigned>(packs);
 }
 
@@ -186,44 +218,51 @@ void norm_forward(const Lane& lane, NormKind kind, const Tensor& x, const NormPa
   with_type(x.type, [&](auto t) {
     using T = decltype(t);
     const unsigned packs = packs_of<T>(x);
-    const auto kernel = kind == NormKind::layer_norm ? forward_kernel<T, true> : forward_kernel<T, false>;
-    kernel<<<static_cast<unsigned>(x.rows), threads_for(packs), 0, lane.stream().handle()>>>(
-        x.as<T>(), parameters.gain.as<T>(), parameters.bias.as<T>(), y.as<T>(), statistics.mean,
-        statistics.rstd, copy.as<T>(), packs);
+    const Spread spread = spread_of(packs);
+    with_packs(spread.packs_a_thread, [&](auto each) {
+      const auto kernel = kind == NormKind::layer_norm ? forward_kernel<T, true, each.value>
+                                                       : forward_kernel<T, false, each.value>;
+      kernel<<<static_cast<unsigned>(x.rows), spread.threads, 0, lane.stream().handle()>>>(
+          x.as<T>(), parameters.gain.as<T>(), parameters.bias.as<T>(), y.as<T>(), statistics.mean,
+          statistics.rstd, copy.as<T>(), packs);
+    });
   });
   check_launch();
 }
 
 Bytes norm_scratch(NormKind kind, std::uint64_t width, std::uint32_t multiprocessors) {
+  // The fewest threads a block has, and so the most blocks, are those of the narrower type.
+  const unsigned blocks =
+      multiprocessors * backward_blocks_a_multiprocessor(spread_of(width / Pack<Bf16>::size).threads);
   const std::uint64_t sums = kind == NormKind::layer_norm ? 2 : 1;
-  return {static_cast<std::int64_t>(sums * width * 4 * multiprocessors * backward_blocks_a_multiprocessor)};
+  return {static_cast<std::int64_t>(sums * width * 4 * blocks)};
 }
 
 void norm_backward(const Lane& lane, Scratch scratch, NormKind kind, const Tensor& dy, const Tensor& x,
                    const NormParameters& parameters, const NormStatistics& statistics, const Tensor& residual,
                    const Tensor& dx, const NormParameters& gradients) {
   float* partial = static_cast<float*>(scratch.take(norm_scratch(kind, x.columns, lane.multiprocessors())));
-  const unsigned blocks = static_cast<unsigned>(
-      std::min<std::uint64_t>(x.rows, lane.multiprocessors() * backward_blocks_a_multiprocessor));
   const auto columns = static_cast<unsigned>(x.columns);
+  unsigned blocks = 0;
   with_type(x.type, [&](auto t) {
     using T = decltype(t);
     const unsigned packs = packs_of<T>(x);
-    const auto kernel = kind == NormKind::layer_norm ? backward_kernel<T, true> : backward_kernel<T, false>;
-    kernel<<<blocks, threads_for(packs), 0, lane.stream().handle()>>>(
-        dy.as<T>(), x.as<T>(), parameters.gain.as<T>(), statistics.mean, statistics.rstd, residual.as<T>(),
-        dx.as<T>(), partial, static_cast<unsigned>(x.rows), packs);
+    const Spread spread = spread_of(packs);
+    blocks = static_cast<unsigned>(std::min<std::uint64_t>(
+        x.rows, lane.multiprocessors() * backward_blocks_a_multiprocessor(spread.threads)));
+    with_packs(spread.packs_a_thread, [&](auto each) {
+      const auto kernel = kind == NormKind::layer_norm ? backward_kernel<T, true, each.value>
+                                                       : backward_kernel<T, false, each.value>;
+      kernel<<<blocks, spread.threads, 0, lane.stream().handle()>>>(
+          dy.as<T>(), x.as<T>(), parameters.gain.as<T>(), statistics.mean, statistics.rstd, residual.as<T>(),
+          dx.as<T>(), partial, static_cast<unsigned>(x.rows), packs);
+    });
   });
   check_launch();
-  const dim3 warps(32, 8);
-  add_partials_kernel<<<(columns + 31) / 32, warps, 0, lane.stream().handle()>>>(
-      partial, gradients.gain.as<float>(), blocks, columns);
+  const dim3 grid((columns + 31) / 32, kind == NormKind::layer_norm ? 2 : 1);
+  add_partials_kernel<<<grid, dim3(32, sum_warps), 0, lane.stream().handle()>>>(
+      partial, gradients.gain.as<float>(), gradients.bias.as<float>(), blocks, columns);
   check_launch();
-  if (kind == NormKind::layer_norm) {
-    add_partials_kernel<<<(columns + 31) / 32, warps, 0, lane.stream().handle()>>>(
-        partial + std::uint64_t{blocks} * columns, gradients.bias.as<float>(), blocks, columns);
-    check_launch();
-  }
 }
 
 }  // namespace plumb::layers

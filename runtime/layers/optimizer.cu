@@ -9,8 +9,8 @@ namespace {
 constexpr unsigned threads = 256;
 
 template <class T>
-__global__ void adamw_kernel(AdamW a, float first_correction, float second_correction, T* weights,
-                             float4* master, float4* gradient, float4* first, float4* second,
+__global__ void adamw_kernel(AdamW a, float first_correction, float second_correction, float gradient_scale,
+                             T* weights, float4* master, float4* gradient, float4* first, float4* second,
                              std::uint64_t fours) {
   const std::uint64_t at = std::uint64_t{blockIdx.x} * threads + threadIdx.x;
   if (at >= fours) return;
@@ -24,10 +24,10 @@ __global__ void adamw_kernel(AdamW a, float first_correction, float second_corre
     weight -= a.learning_rate * a.weight_decay * weight;
     weight -= a.learning_rate * (moment * first_correction) / (sqrtf(square * second_correction) + a.epsilon);
   };
-  update(g.x, w.x, m.x, v.x);
-  update(g.y, w.y, m.y, v.y);
-  update(g.z, w.z, m.z, v.z);
-  update(g.w, w.w, m.w, v.w);
+  update(gradient_scale * g.x, w.x, m.x, v.x);
+  update(gradient_scale * g.y, w.y, m.y, v.y);
+  update(gradient_scale * g.z, w.z, m.z, v.z);
+  update(gradient_scale * g.w, w.w, m.w, v.w);
   master[at] = w;
   first[at] = m;
   second[at] = v;
@@ -39,8 +39,9 @@ __global__ void adamw_kernel(AdamW a, float first_correction, float second_corre
 
 }  // namespace
 
-void adamw_step(const Lane& lane, const AdamW& settings, std::uint64_t step, const Tensor& weights,
-                float* master, float* gradient, float* first_moment, float* second_moment) {
+void adamw_step(const Lane& lane, const AdamW& settings, std::uint64_t step, float gradient_scale,
+                const Tensor& weights, float* master, float* gradient, float* first_moment,
+                float* second_moment) {
   PLUMB_CHECK(weights.elements() % 4 == 0 && step > 0);
   const std::uint64_t fours = weights.elements() / 4;
   const auto first = static_cast<float>(1 / (1 - std::pow(static_cast<double>(settings.beta_1), step)));
@@ -49,7 +50,7 @@ void adamw_step(const Lane& lane, const AdamW& settings, std::uint64_t step, con
     using T = decltype(t);
     adamw_kernel<<<static_cast<unsigned>((fours + threads - 1) / threads), threads, 0,
                    lane.stream().handle()>>>(
-        settings, first, second, weights.as<T>(), reinterpret_cast<float4*>(master),
+        settings, first, second, gradient_scale, weights.as<T>(), reinterpret_cast<float4*>(master),
         reinterpret_cast<float4*>(gradient), reinterpret_cast<float4*>(first_moment),
         reinterpret_cast<float4*>(second_moment), fours);
   });

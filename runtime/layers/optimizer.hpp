@@ -1,4 +1,4 @@
-// AdamW (arXiv 1711.05101) over all parameters of a stage at once.
+// AdamW (arXiv 1711.05101) over one tensor of parameters, or several that lie together.
 #pragma once
 #include "runtime/layers/lane.hpp"
 #include "runtime/layers/tensor.hpp"
@@ -15,10 +15,11 @@ struct AdamW {
   float weight_decay = 0.01F;
 };
 
-/// Step `step` (from 1) of every element: the gradient (float32, as it stands) moves the moments and the
-/// float32 master, `weights` becomes the master in its own type, and the gradient becomes 0 for the next
+/// Step `step` (from 1) of every element: the gradient (float32) times `gradient_scale` moves the moments and
+/// the float32 master, `weights` becomes the master in its own type, and the gradient becomes 0 for the next
 /// step.
-void adamw_step(const Lane& lane, const AdamW& settings, std::uint64_t step, const Tensor& weights,
-                float* master, float* gradient, float* first_moment, float* second_moment);
+void adamw_step(const Lane& lane, const AdamW& settings, std::uint64_t step, float gradient_scale,
+                const Tensor& weights, float* master, float* gradient, float* first_moment,
+                float* second_moment);
 
 }  // namespace plumb::layers

@@ -1,0 +1,594 @@
+#include "runtime/layers/model_stage.hpp"
+
+#include "runtime/device/buffer.hpp"
+#include "runtime/layers/activation.hpp"
+#include "runtime/layers/embedding.hpp"
+#include "runtime/layers/loss.hpp"
+#include "schedules/ir/error.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace plumb::layers {
+namespace {
+
+constexpr float rope_base = 10000.0F;
+
+/// The three products of a linear and its parameters.
+struct Linear {
+  Product forward;
+  Product input_gradient;
+  Product weight_gradient;
+  Linear(std::uint64_t tokens, std::uint64_t inputs, std::uint64_t outputs, DataType type, bool adds,
+         ProductAlgorithms& algorithms, const Lane& lane)
+      : forward({ProductForm::forward, type, tokens, inputs, outputs, adds, lane.multiprocessors()},
+                algorithms, lane),
+        input_gradient(
+            {ProductForm::input_gradient, type, tokens, inputs, outputs, false, lane.multiprocessors()},
+            algorithms, lane),
+        weight_gradient(
+            {ProductForm::weight_gradient, type, tokens, inputs, outputs, true, lane.multiprocessors()},
+            algorithms, lane) {}
+};
+
+/// Hands out one tensor behind another; from nothing, it measures.
+class Cursor {
+ public:
+  explicit Cursor(const void* block = nullptr)
+      : begin_(reinterpret_cast<std::uintptr_t>(block)), at_(begin_) {}
+  void* take(Bytes bytes) {
+    void* place = reinterpret_cast<void*>(at_);
+    at_ += static_cast<std::uintptr_t>((bytes.count + 15) / 16 * 16);
+    return place;
+  }
+  Tensor take(DataType type, std::uint64_t rows, std::uint64_t columns) {
+    Tensor tensor{nullptr, type, rows, columns};
+    tensor.data = take(tensor.bytes());
+    return tensor;
+  }
+  float* floats(std::uint64_t count) {
+    return static_cast<float*>(take(Bytes{static_cast<std::int64_t>(4 * count)}));
+  }
+  std::int32_t* ids(std::uint64_t count) {
+    return static_cast<std::int32_t*>(take(Bytes{static_cast<std::int64_t>(4 * count)}));
+  }
+  void skip(Bytes bytes) { at_ += static_cast<std::uintptr_t>(bytes.count); }
+  Bytes taken() const { return {static_cast<std::int64_t>(at_ - begin_)}; }
+
+ private:
+  std::uintptr_t begin_;
+  std::uintptr_t at_;
+};
+
+/// A layer's tensors in the three blocks of a microbatch.
+struct LayerKept {
+  // A transformer's; without SwiGLU `gate_and_up` is what GELU reads. An mlp has `normed_1` (its input),
+  // `gate_and_up` and `activated`.
+  Tensor x_1, normed_1, qkv, o, x_2, normed_2, gate_and_up, activated;
+  NormStatistics norm_1, norm_2;
+  float* log_sum_exp = nullptr;
+};
+struct LayerGradients {
+  Tensor qkv, x_2, gate_and_up;
+  Tensor output;  // of the layer: what the last linear reads
+};
+struct HeadKept {
+  Tensor x, normed;  // an mlp: x is its output
+  NormStatistics norm;
+  std::int32_t* targets = nullptr;
+  float* log_sum_exp = nullptr;
+  Tensor target;  // an mlp's
+};
+
+struct LayerParameters {
+  NormParameters norm_1, norm_2, norm_1_gradients, norm_2_gradients;
+  Parameter qkv, output, up, down;
+};
+
+void refuse(bool unsupported, const char* what) {
+  if (unsupported) throw BadInput(what, "the runtime does not compute this");
+}
+
+}  // namespace
+
+struct ModelStage::Implementation {
+  ModelShape model;
+  StageContent content;
+  DataType type = DataType::bf16;
+  std::uint64_t tokens = 0;
+  std::uint64_t sequence = 0;
+  AttentionSize attention_size;
+  std::uint32_t multiprocessors = 0;
+
+  std::vector<LayerParameters> layers;
+  Parameter embedding, positions, head;
+  NormParameters final_norm, final_norm_gradients;
+
+  std::optional<Linear> qkv, output, up, down, logits;
+  std::optional<Attention> attention;
+  device::Buffer rope_table;
+
+  Bytes layer_for_input, layer_for_weight, layer_gradients;
+  Bytes embedding_for_weight, embedding_gradients;
+  StageNeeds needs;
+
+  bool is_mlp() const { return model.architecture == Architecture::mlp; }
+  bool gated() const { return !is_mlp() && model.ffn_kind == FfnKind::swiglu; }
+  bool rotary() const { return model.position == PositionKind::rotary; }
+  bool looks_up() const { return content.embedding && !is_mlp(); }
+  std::uint64_t up_width() const { return gated() ? 2 * model.ffn : model.ffn; }
+  Tensor hidden(const void* data) const { return {const_cast<void*>(data), type, tokens, model.hidden}; }
+  Bytes hidden_bytes() const { return hidden(nullptr).bytes(); }
+
+  Implementation(const ModelShape& shape, const Layout& layout, plumb::Stage stage,
+                 std::span<const Parameter> parameters, ProductAlgorithms& algorithms, const Lane& lane)
+      : model(shape),
+        content(layout.stages.at(stage.value)),
+        type(layout.numerics.weights == WeightType::fp32 ? DataType::fp32 : DataType::bf16),
+        tokens(layout.tokens()),
+        sequence(layout.sequence),
+        attention_size{type,
+                       layout.micro_batch_size,
+                       layout.sequence,
+                       shape.attention.heads,
+                       shape.attention.key_value_heads,
+                       shape.attention.head_dim},
+        multiprocessors(lane.multiprocessors()) {
+    refuse(shape.experts.has_value(), "a mixture of experts");
+    refuse(shape.attention.latent.has_value(), "multi-head latent attention");
+    refuse(shape.attention.qkv_bias || shape.attention.output_bias || shape.ffn_bias, "a bias of a linear");
+    refuse(shape.attention.query_key_norm, "a norm of queries and keys");
+    refuse(shape.tied_embeddings, "a head tied to the embedding");
+    refuse(content.multi_token_layers > 0, "an MTP module");
+    refuse(content.recompute != Recompute::none, "recompute");
+    refuse(layout.parallelism.tensor > 1, "a tensor-parallel group");
+    refuse(layout.numerics.weights == WeightType::fp8, "fp8");
+    refuse(layout.numerics.gradients != GradientType::fp32, "gradients in other than float32");
+    refuse(layout.numerics.dropout, "dropout");
+    refuse(content.layers == 0, "a stage without a layer");
+    bind(parameters);
+    plan(algorithms, lane);
+    measure();
+  }
+
+  void bind(std::span<const Parameter> parameters) {
+    std::map<std::string, const Parameter*> by_name;
+    for (const Parameter& parameter : parameters) by_name[parameter.name] = &parameter;
+    const auto find = [&](const std::string& name, std::uint64_t rows, std::uint64_t columns) {
+      const auto at = by_name.find(name);
+      if (at == by_name.end()) throw BadInput(name, "this parameter of the stage was not given");
+      const Parameter& p = *at->second;
+      PLUMB_CHECK(p.weights.rows == rows && p.weights.columns == columns && p.weights.type == type);
+      PLUMB_CHECK(p.gradients.elements() == p.weights.elements() && p.gradients.type == DataType::fp32);
+      return p;
+    };
+    const auto norm = [&](const std::string& name, NormParameters& weights, NormParameters& gradients) {
+      const Parameter gain = find(name + ".gain", 1, model.hidden);
+      weights.gain = gain.weights;
+      gradients.gain = gain.gradients;
+      if (model.norm == NormKind::layer_norm) {
+        const Parameter bias = find(name + ".bias", 1, model.hidden);
+        weights.bias = bias.weights;
+        gradients.bias = bias.gradients;
+      }
+    };
+    const std::uint64_t h = model.hidden;
+    if (looks_up()) {
+      embedding = find("embedding.weight", model.vocab, h);
+      if (model.position == PositionKind::learned)
+        positions = find("embedding.positions", model.learned_positions, h);
+    }
+    for (std::uint64_t l = content.first_layer; l < content.first_layer + content.layers; ++l) {
+      const std::string prefix = "layers." + std::to_string(l) + ".";
+      LayerParameters& layer = layers.emplace_back();
+      layer.up = find(prefix + (gated() ? "gate_up.weight" : "up.weight"), up_width(), h);
+      layer.down = find(prefix + "down.weight", h, model.ffn);
+      if (is_mlp()) continue;
+      norm(prefix + "norm_1", layer.norm_1, layer.norm_1_gradients);
+      norm(prefix + "norm_2", layer.norm_2, layer.norm_2_gradients);
+      layer.qkv = find(prefix + "qkv.weight", attention_size.width(), h);
+      layer.output = find(prefix + "output.weight", h, attention_size.heads * attention_size.head_dim);
+    }
+    if (content.head && !is_mlp()) {
+      norm("final_norm", final_norm, final_norm_gradients);
+      head = find("head.weight", model.vocab, h);
+    }
+  }
+
+  void plan(ProductAlgorithms& algorithms, const Lane& lane) {
+    const std::uint64_t h = model.hidden;
+    const auto linear = [&](std::uint64_t inputs, std::uint64_t outputs, bool adds) {
+      return Linear(tokens, inputs, outputs, type, adds, algorithms, lane);
+    };
+    // The products that close a residual branch add the stream themselves.
+    up.emplace(linear(h, up_width(), false));
+    down.emplace(linear(model.ffn, h, !is_mlp()));
+    if (is_mlp()) return;
+    qkv.emplace(linear(h, attention_size.width(), false));
+    output.emplace(linear(attention_size.heads * attention_size.head_dim, h, true));
+    if (content.head) logits.emplace(linear(h, model.vocab, false));
+    attention.emplace(attention_size, lane);
+    if (rotary()) {
+      rope_table = device::Buffer(rope_table_bytes(attention_size));
+      make_rope_table(lane, attention_size, rope_base, rope_table.as<float>());
+    }
+    lane.stream().synchronize();
+  }
+
+  NormStatistics statistics(Cursor& cursor) const {
+    NormStatistics s;
+    if (model.norm == NormKind::layer_norm) s.mean = cursor.floats(tokens);
+    s.rstd = cursor.floats(tokens);
+    return s;
+  }
+
+  LayerKept carve_layer(Cursor& for_input, Cursor& for_weight) const {
+    LayerKept k;
+    const std::uint64_t h = model.hidden;
+    if (!is_mlp()) {
+      k.x_1 = for_input.take(type, tokens, h);
+      k.norm_1 = statistics(for_input);
+    }
+    k.normed_1 = for_weight.take(type, tokens, h);
+    if (!is_mlp()) {
+      k.qkv = for_input.take(type, tokens, attention_size.width());
+      k.o = for_weight.take(type, tokens, attention_size.heads * attention_size.head_dim);
+      k.log_sum_exp = for_input.floats(tokens * attention_size.heads);
+      k.x_2 = for_input.take(type, tokens, h);
+      k.norm_2 = statistics(for_input);
+      k.normed_2 = for_weight.take(type, tokens, h);
+    }
+    k.gate_and_up = for_input.take(type, tokens, up_width());
+    k.activated = for_weight.take(type, tokens, model.ffn);
+    return k;
+  }
+  LayerGradients carve_gradients(Cursor& cursor) const {
+    LayerGradients g;
+    if (!is_mlp()) {
+      g.qkv = cursor.take(type, tokens, attention_size.width());
+      g.x_2 = cursor.take(type, tokens, model.hidden);
+    }
+    g.gate_and_up = cursor.take(type, tokens, up_width());
+    g.output = cursor.take(type, tokens, model.hidden);
+    return g;
+  }
+  HeadKept carve_head(Cursor& for_input, Cursor& for_weight) const {
+    HeadKept k;
+    k.x = for_input.take(type, tokens, model.hidden);
+    if (is_mlp()) {
+      k.target = for_input.take(type, tokens, model.hidden);
+      return k;
+    }
+    k.norm = statistics(for_input);
+    k.normed = for_weight.take(type, tokens, model.hidden);
+    k.targets = for_input.ids(tokens);
+    k.log_sum_exp = for_input.floats(tokens);
+    return k;
+  }
+
+  LayerKept layer_kept(std::uint64_t layer, const StageBuffers& b) const {
+    Cursor for_input(b.kept_for_input);
+    Cursor for_weight(b.kept_for_weight);
+    for_input.skip(layer_for_input * static_cast<std::int64_t>(layer));
+    for_weight.skip(embedding_for_weight + layer_for_weight * static_cast<std::int64_t>(layer));
+    return carve_layer(for_input, for_weight);
+  }
+  HeadKept head_kept(const StageBuffers& b) const {
+    Cursor for_input(b.kept_for_input);
+    Cursor for_weight(b.kept_for_weight);
+    for_input.skip(layer_for_input * static_cast<std::int64_t>(content.layers));
+    for_weight.skip(embedding_for_weight + layer_for_weight * static_cast<std::int64_t>(content.layers));
+    return carve_head(for_input, for_weight);
+  }
+  LayerGradients gradients_of(std::uint64_t layer, const StageBuffers& b) const {
+    Cursor cursor(b.gradients_kept);
+    cursor.skip(embedding_gradients + layer_gradients * static_cast<std::int64_t>(layer));
+    return carve_gradients(cursor);
+  }
+  Tensor logit_gradients(const StageBuffers& b) const {
+    Cursor cursor(b.gradients_kept);
+    cursor.skip(embedding_gradients + layer_gradients * static_cast<std::int64_t>(content.layers));
+    return cursor.take(type, tokens, model.vocab);
+  }
+
+  void measure() {
+    const auto n = static_cast<std::int64_t>(content.layers);
+    Cursor for_input;
+    Cursor for_weight;
+    Cursor gradients;
+    carve_layer(for_input, for_weight);
+    carve_gradients(gradients);
+    layer_for_input = for_input.taken();
+    layer_for_weight = for_weight.taken();
+    layer_gradients = gradients.taken();
+    if (looks_up()) {
+      Cursor ids;
+      ids.ids(tokens);
+      embedding_for_weight = ids.taken();
+      embedding_gradients = hidden_bytes();
+    }
+    needs.kept_for_input = layer_for_input * n;
+    needs.kept_for_weight = embedding_for_weight + layer_for_weight * n;
+    needs.gradients_kept = embedding_gradients + layer_gradients * n;
+    if (content.head) {
+      Cursor head_input;
+      Cursor head_weight;
+      carve_head(head_input, head_weight);
+      needs.kept_for_input += head_input.taken();
+      needs.kept_for_weight += head_weight.taken();
+      if (!is_mlp()) needs.gradients_kept += Tensor{nullptr, type, tokens, model.vocab}.bytes();
+    }
+    needs.input = looks_up() ? Bytes{static_cast<std::int64_t>(4 * tokens)} : hidden_bytes();
+    if (!content.head) needs.output = hidden_bytes();
+
+    const auto sum = [](std::initializer_list<Bytes> parts) {
+      Bytes all;
+      for (const Bytes part : parts) all += Scratch::rounded(part);
+      return all;
+    };
+    const Bytes logit_bytes = is_mlp() ? Bytes{} : Tensor{nullptr, type, tokens, model.vocab}.bytes();
+    const Bytes losses{static_cast<std::int64_t>(4 * tokens)};
+    const Bytes sums = norm_scratch(model.norm, model.hidden, multiprocessors);
+    const Bytes attended = is_mlp() ? Bytes{} : Scratch::rounded(attention->scratch());
+    if (attention) needs.forward_scratch = attended;
+    if (content.head) {
+      needs.forward_scratch = std::max(needs.forward_scratch, is_mlp() ? sum({loss_scratch(multiprocessors)})
+                                                                       : sum({logit_bytes, losses}));
+    }
+    Bytes inside;  // of a layer's backward_input
+    if (!is_mlp()) {
+      const Bytes heads{static_cast<std::int64_t>(tokens * attention_size.heads * attention_size.head_dim *
+                                                  bytes_of(type))};
+      const Bytes activated{static_cast<std::int64_t>(tokens * model.ffn * bytes_of(type))};
+      inside = std::max(
+          {gated() ? sum({activated}) : Bytes{}, sum({hidden_bytes(), sums}), sum({heads, attended})});
+    }
+    needs.backward_input_scratch = inside;
+    Bytes between = sum({hidden_bytes(), hidden_bytes()});  // a layer's output gradient and its input's
+    Bytes own = sum({Tensor{nullptr, type, tokens, up_width()}.bytes()});
+    if (!is_mlp())
+      own += sum({hidden_bytes(), Tensor{nullptr, type, tokens, attention_size.width()}.bytes()});
+    needs.backward_scratch = between + own + inside;
+    if (content.head && !is_mlp()) {
+      needs.backward_scratch =
+          std::max(needs.backward_scratch, between + sum({logit_bytes, hidden_bytes(), sums}));
+    }
+  }
+
+  static void copy(const Lane& lane, void* to, const void* from, Bytes bytes) {
+    device::copy(lane.stream(), to, from, static_cast<std::size_t>(bytes.count));
+  }
+
+  // ---- forward ----
+
+  // x_1 is in place already, or `received` is put there on the way.
+  void forward_layer(const Lane& lane, Scratch scratch, const LayerParameters& p, const LayerKept& k,
+                     const void* received, void* out) const {
+    norm_forward(lane, model.norm, received ? hidden(received) : k.x_1, p.norm_1, k.normed_1, k.norm_1,
+                 received ? k.x_1 : Tensor{});
+    qkv->forward.run(lane, k.normed_1.data, p.qkv.weights.data, k.qkv.data);
+    if (rotary()) rope_forward(lane, attention_size, rope_table.as<float>(), k.qkv);
+    attention->forward(lane, scratch, k.qkv, k.o, k.log_sum_exp);
+    output->forward.run(lane, k.o.data, p.output.weights.data, k.x_2.data, k.x_1.data);
+    norm_forward(lane, model.norm, k.x_2, p.norm_2, k.normed_2, k.norm_2);
+    up->forward.run(lane, k.normed_2.data, p.up.weights.data, k.gate_and_up.data);
+    activate(lane, k);
+    down->forward.run(lane, k.activated.data, p.down.weights.data, out, k.x_2.data);
+  }
+  void activate(const Lane& lane, const LayerKept& k) const {
+    gated() ? swiglu_forward(lane, k.gate_and_up, k.activated)
+            : gelu_forward(lane, k.gate_and_up, k.activated);
+  }
+
+  void forward(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
+    const std::uint64_t n = content.layers;
+    const void* received = b.input;
+    if (looks_up()) {
+      const auto* ids = static_cast<const std::int32_t*>(b.input);
+      copy(lane, b.kept_for_weight, ids, needs.input);
+      embedding_forward(lane, ids, embedding.weights, positions.weights, sequence, layer_kept(0, b).x_1);
+      received = nullptr;
+    }
+    for (std::uint64_t l = 0; l < n; ++l) {
+      const LayerKept k = layer_kept(l, b);
+      // The layer's output is written to where the next one keeps its input.
+      void* out = b.output;
+      if (l + 1 < n) {
+        const LayerKept next = layer_kept(l + 1, b);
+        out = is_mlp() ? next.normed_1.data : next.x_1.data;
+      } else if (content.head) {
+        out = head_kept(b).x.data;
+      }
+      if (is_mlp()) {
+        if (l == 0) copy(lane, k.normed_1.data, b.input, hidden_bytes());
+        up->forward.run(lane, k.normed_1.data, layers[l].up.weights.data, k.gate_and_up.data);
+        activate(lane, k);
+        down->forward.run(lane, k.activated.data, layers[l].down.weights.data, out);
+      } else {
+        forward_layer(lane, b.scratch, layers[l], k, l == 0 ? received : nullptr, out);
+      }
+    }
+    if (content.head) forward_head(lane, b.scratch, head_kept(b), target);
+  }
+
+  float loss_share() const {
+    return static_cast<float>(1.0 / static_cast<double>(is_mlp() ? tokens * model.hidden : tokens));
+  }
+
+  void forward_head(const Lane& lane, Scratch scratch, const HeadKept& k, const StageTarget& target) const {
+    if (is_mlp()) {
+      copy(lane, k.target.data, target.target, hidden_bytes());
+      if (target.loss) mean_square_forward(lane, scratch, k.x, k.target, loss_share(), target.loss);
+      return;
+    }
+    copy(lane, k.targets, target.target, Bytes{static_cast<std::int64_t>(4 * tokens)});
+    norm_forward(lane, model.norm, k.x, final_norm, k.normed, k.norm);
+    const Tensor scores = scratch.take(type, tokens, model.vocab);
+    auto* losses = static_cast<float*>(scratch.take(Bytes{static_cast<std::int64_t>(4 * tokens)}));
+    logits->forward.run(lane, k.normed.data, head.weights.data, scores.data);
+    cross_entropy_forward(lane, scores, k.targets, k.log_sum_exp, losses);
+    if (target.loss) add_sum(lane, losses, tokens, loss_share(), target.loss);
+  }
+
+  // ---- backward ----
+
+  // dx: the gradient of the layer's input; nothing where nobody wants it.
+  void backward_layer(const Lane& lane, Scratch scratch, const LayerParameters& p, const LayerKept& k,
+                      const Tensor& d_out, const LayerGradients& g, void* dx) const {
+    if (is_mlp()) {
+      down->input_gradient.run(lane, d_out.data, p.down.weights.data, g.gate_and_up.data);
+      gelu_backward(lane, g.gate_and_up, k.gate_and_up, g.gate_and_up);
+      if (dx) up->input_gradient.run(lane, g.gate_and_up.data, p.up.weights.data, dx);
+      return;
+    }
+    if (gated()) {
+      Scratch here = scratch;
+      const Tensor d_activated = here.take(type, tokens, model.ffn);
+      down->input_gradient.run(lane, d_out.data, p.down.weights.data, d_activated.data);
+      swiglu_backward(lane, d_activated, k.gate_and_up, g.gate_and_up);
+    } else {
+      down->input_gradient.run(lane, d_out.data, p.down.weights.data, g.gate_and_up.data);
+      gelu_backward(lane, g.gate_and_up, k.gate_and_up, g.gate_and_up);
+    }
+    {
+      Scratch here = scratch;
+      const Tensor d_normed = here.take(type, tokens, model.hidden);
+      up->input_gradient.run(lane, g.gate_and_up.data, p.up.weights.data, d_normed.data);
+      norm_backward(lane, here, model.norm, d_normed, k.x_2, p.norm_2, k.norm_2, d_out, g.x_2,
+                    p.norm_2_gradients);
+    }
+    {
+      Scratch here = scratch;
+      const Tensor d_o = here.take(type, tokens, attention_size.heads * attention_size.head_dim);
+      output->input_gradient.run(lane, g.x_2.data, p.output.weights.data, d_o.data);
+      attention->backward(lane, here, d_o, k.qkv, k.o, k.log_sum_exp, g.qkv);
+      if (rotary()) rope_backward(lane, attention_size, rope_table.as<float>(), g.qkv);
+    }
+    Scratch here = scratch;
+    const Tensor d_normed = here.take(type, tokens, model.hidden);
+    qkv->input_gradient.run(lane, g.qkv.data, p.qkv.weights.data, d_normed.data);
+    norm_backward(lane, here, model.norm, d_normed, k.x_1, p.norm_1, k.norm_1, g.x_2, hidden(dx),
+                  p.norm_1_gradients);
+  }
+
+  void weights_layer(const Lane& lane, const LayerParameters& p, const LayerKept& k, const Tensor& d_out,
+                     const LayerGradients& g) const {
+    down->weight_gradient.run(lane, d_out.data, k.activated.data, p.down.gradients.data);
+    if (is_mlp()) {
+      up->weight_gradient.run(lane, g.gate_and_up.data, k.normed_1.data, p.up.gradients.data);
+      return;
+    }
+    up->weight_gradient.run(lane, g.gate_and_up.data, k.normed_2.data, p.up.gradients.data);
+    output->weight_gradient.run(lane, g.x_2.data, k.o.data, p.output.gradients.data);
+    qkv->weight_gradient.run(lane, g.qkv.data, k.normed_1.data, p.qkv.gradients.data);
+  }
+
+  // dx: the gradient of the last layer's output. d_logits: a place for the gradient of the logits.
+  void backward_head(const Lane& lane, Scratch scratch, const HeadKept& k, const StageTarget& target,
+                     const Tensor& d_logits, const Tensor& dx) const {
+    if (is_mlp()) {
+      mean_square_backward(lane, k.x, k.target, target.scale * loss_share(), dx);
+      return;
+    }
+    logits->forward.run(lane, k.normed.data, head.weights.data, d_logits.data);
+    cross_entropy_backward(lane, d_logits, k.targets, k.log_sum_exp, target.scale * loss_share(), d_logits);
+    const Tensor d_normed = scratch.take(type, tokens, model.hidden);
+    logits->input_gradient.run(lane, d_logits.data, head.weights.data, d_normed.data);
+    norm_backward(lane, scratch, model.norm, d_normed, k.x, final_norm, k.norm, {}, dx, final_norm_gradients);
+  }
+
+  void backward_input(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
+    const std::uint64_t n = content.layers;
+    Tensor d_out = gradients_of(n - 1, b).output;
+    if (content.head) {
+      backward_head(lane, b.scratch, head_kept(b), target, is_mlp() ? Tensor{} : logit_gradients(b), d_out);
+    } else {
+      // backward_weight reads it when the buffer it came in is somebody else's.
+      copy(lane, d_out.data, b.input, hidden_bytes());
+    }
+    for (std::uint64_t l = n; l-- > 0;) {
+      void* dx = b.output;
+      if (l > 0) {
+        dx = gradients_of(l - 1, b).output.data;
+      } else if (looks_up()) {
+        dx = b.gradients_kept;
+      }
+      const LayerGradients g = gradients_of(l, b);
+      backward_layer(lane, b.scratch, layers[l], layer_kept(l, b), g.output, g, dx);
+    }
+  }
+
+  void backward_weight(const Lane& lane, const StageBuffers& b) const {
+    if (content.head && !is_mlp()) {
+      logits->weight_gradient.run(lane, logit_gradients(b).data, head_kept(b).normed.data,
+                                  head.gradients.data);
+    }
+    for (std::uint64_t l = content.layers; l-- > 0;) {
+      const LayerGradients g = gradients_of(l, b);
+      weights_layer(lane, layers[l], layer_kept(l, b), g.output, g);
+    }
+    if (looks_up()) weights_embedding(lane, b, hidden(b.gradients_kept));
+  }
+  void weights_embedding(const Lane& lane, const StageBuffers& b, const Tensor& d_out) const {
+    embedding_backward_weight(lane, static_cast<const std::int32_t*>(b.kept_for_weight), d_out, sequence,
+                              embedding.gradients, positions.gradients);
+  }
+
+  void backward(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
+    Scratch scratch = b.scratch;
+    Tensor d_out = scratch.take(type, tokens, model.hidden);
+    Tensor dx = scratch.take(type, tokens, model.hidden);
+    if (content.head) {
+      Scratch here = scratch;
+      const Tensor d_logits = is_mlp() ? Tensor{} : here.take(type, tokens, model.vocab);
+      const HeadKept k = head_kept(b);
+      backward_head(lane, here, k, target, d_logits, d_out);
+      if (!is_mlp()) logits->weight_gradient.run(lane, d_logits.data, k.normed.data, head.gradients.data);
+    }
+    LayerGradients g;
+    if (!is_mlp()) {
+      g.qkv = scratch.take(type, tokens, attention_size.width());
+      g.x_2 = scratch.take(type, tokens, model.hidden);
+    }
+    g.gate_and_up = scratch.take(type, tokens, up_width());
+    Tensor incoming = content.head ? d_out : hidden(b.input);
+    for (std::uint64_t l = content.layers; l-- > 0;) {
+      const LayerKept k = layer_kept(l, b);
+      void* to = l == 0 && !looks_up() ? b.output : dx.data;
+      backward_layer(lane, scratch, layers[l], k, incoming, g, to);
+      weights_layer(lane, layers[l], k, incoming, g);
+      incoming = dx;
+      std::swap(dx, d_out);
+    }
+    if (looks_up()) weights_embedding(lane, b, incoming);
+  }
+};
+
+ModelStage::ModelStage(const ModelShape& model, const Layout& layout, plumb::Stage stage,
+                       std::span<const Parameter> parameters, ProductAlgorithms& algorithms, const Lane& lane)
+    : implementation_(std::make_unique<Implementation>(model, layout, stage, parameters, algorithms, lane)) {}
+ModelStage::ModelStage(ModelStage&&) noexcept = default;
+ModelStage& ModelStage::operator=(ModelStage&&) noexcept = default;
+ModelStage::~ModelStage() = default;
+
+const StageNeeds& ModelStage::needs() const { return implementation_->needs; }
+
+void ModelStage::forward(const Lane& lane, const StageBuffers& buffers, const StageTarget& target) const {
+  implementation_->forward(lane, buffers, target);
+}
+void ModelStage::backward_input(const Lane& lane, const StageBuffers& buffers,
+                                const StageTarget& target) const {
+  implementation_->backward_input(lane, buffers, target);
+}
+void ModelStage::backward_weight(const Lane& lane, const StageBuffers& buffers) const {
+  implementation_->backward_weight(lane, buffers);
+}
+void ModelStage::backward(const Lane& lane, const StageBuffers& buffers, const StageTarget& target) const {
+  implementation_->backward(lane, buffers, target);
+}
+
+}  // namespace plumb::layers

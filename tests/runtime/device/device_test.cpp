@@ -1,0 +1,77 @@
+#include "runtime/device/buffer.hpp"
+#include "runtime/device/device_info.hpp"
+#include "runtime/device/event.hpp"
+#include "runtime/device/green_context.hpp"
+#include "runtime/device/memory_meter.hpp"
+#include "schedules/ir/error.hpp"
+
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace plumb::device {
+namespace {
+
+TEST(Device, SaysWhatItIs) {
+  const DeviceInfo info = device_info();
+  std::printf("    %s, %u multiprocessors, driver %s, cuBLAS %s, cuDNN %s, NCCL %s (built with %s)\n",
+              info.name.c_str(), info.multiprocessors, info.driver.c_str(), info.cublas.c_str(),
+              info.cudnn.c_str(), info.nccl.c_str(), info.nccl_built_with.c_str());
+  EXPECT_FALSE(info.name.empty());
+  EXPECT_GT(info.multiprocessors, 0U);
+  EXPECT_GT(ClockReader().read().mhz, 0U);
+}
+
+TEST(Device, SharesAreEqualAndTheSameEachTime) {
+  for (const std::uint32_t ranks : {2U, 4U, 8U}) {
+    const auto shares = partition(ranks);
+    ASSERT_EQ(shares.size(), ranks);
+    const std::uint32_t each = device_info().multiprocessors / ranks / 8 * 8;
+    for (const auto& share : shares) EXPECT_EQ(share.multiprocessors(), each);
+    const Stream stream = shares[0].stream();
+    const Buffer a(Bytes{1024});
+    fill(stream, a.data(), 1, 1024);
+    stream.synchronize();
+  }
+  EXPECT_THROW(partition(100), DeviceError);
+}
+
+TEST(Device, AnEventOrdersStreamsAndTwoTellTheTimeBetween) {
+  const Stream a;
+  const Stream b(Priority::high);
+  const Buffer big(Bytes{256 << 20});
+  const HostBuffer host(Bytes{4});
+  const Event begin(EventKind::timing);
+  const Event end(EventKind::timing);
+  *host.as<int>() = 0;
+  begin.record(a);
+  for (int i = 0; i < 20; ++i) fill(a, big.data(), i, static_cast<std::size_t>(big.bytes().count));
+  fill(a, big.data(), 7, 4);
+  end.record(a);
+  b.wait(end);
+  copy(b, host.as<int>(), big.data(), 4);
+  b.synchronize();
+  EXPECT_EQ(*host.as<int>(), 0x07070707);
+  EXPECT_GT(between(begin, end), Duration{100'000});  // 5 GB at no more than 50 TB/s
+}
+
+TEST(Device, TheMeterSeesABuffer) {
+  const MemoryMeter meter;
+  const Buffer buffer(Bytes{512 << 20});
+  EXPECT_GE(meter.taken(), Bytes{512 << 20});
+}
+
+TEST(Device, ARefusedCallSaysWhichAndWhy) {
+  try {
+    const Buffer impossible(Bytes{std::int64_t{1} << 50});
+    FAIL() << "a petabyte was allocated";
+  } catch (const DeviceError& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("cudaMalloc"), std::string::npos) << text;
+    EXPECT_NE(text.find("runtime/device/buffer.cpp:"), std::string::npos) << text;
+    EXPECT_NE(text.find("out of memory"), std::string::npos) << text;
+  }
+}
+
+}  // namespace
+}  // namespace plumb::device

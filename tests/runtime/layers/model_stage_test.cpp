@@ -1,0 +1,488 @@
+// A stage as a whole: against the textbook's layers put together on the host, and against the formulas of its
+// bytes.
+#include "runtime/layers/model_stage.hpp"
+
+#include "schedules/model/layer_costs.hpp"
+#include "tests/runtime/layers/on_device.hpp"
+#include "tests/runtime/layers/textbook.hpp"
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace plumb::layers {
+namespace {
+
+using textbook::Matrix;
+
+struct Case {
+  const char* name;
+  Architecture architecture = Architecture::transformer;
+  NormKind norm = NormKind::rms_norm;
+  FfnKind ffn = FfnKind::swiglu;
+  PositionKind position = PositionKind::rotary;
+  DataType type = DataType::bf16;
+};
+
+ModelShape model_of(const Case& c) {
+  ModelShape m;
+  m.architecture = c.architecture;
+  m.hidden = 128;
+  m.layers = 3;
+  m.ffn = 320;
+  m.norm = c.norm;
+  m.ffn_kind = c.ffn;
+  m.position = c.position;
+  if (c.architecture == Architecture::mlp) {
+    m.position = PositionKind::none;
+    return m;
+  }
+  m.vocab = 264;
+  m.attention.heads = 4;
+  m.attention.key_value_heads = 2;
+  m.attention.head_dim = 64;  // not hidden / heads, on purpose
+  if (c.position == PositionKind::learned) m.learned_positions = 128;
+  return m;
+}
+
+Layout layout_of(const Case& c, const std::vector<StageContent>& stages) {
+  Layout layout;
+  layout.parallelism.pipeline = static_cast<std::uint32_t>(stages.size());
+  layout.numerics.weights = c.type == DataType::fp32 ? WeightType::fp32 : WeightType::bf16;
+  layout.micro_batch_size = 2;
+  layout.sequence = 128;
+  layout.stages = stages;
+  return layout;
+}
+
+// The whole model on the host: losses and gradients of everything, by name; the hidden states between layers
+// too.
+class OnHost {
+ public:
+  OnHost(const ModelShape& model, const Layout& layout, std::map<std::string, Matrix> weights)
+      : m(model), tokens(layout.tokens()), w(std::move(weights)) {
+    heads = {layout.micro_batch_size, layout.sequence, m.attention.heads, m.attention.key_value_heads,
+             m.attention.head_dim};
+  }
+
+  Matrix embed(const std::vector<std::int32_t>& ids) {
+    Matrix x(tokens * m.hidden);
+    for (std::size_t t = 0; t < tokens; ++t) {
+      for (std::size_t i = 0; i < m.hidden; ++i) {
+        x[t * m.hidden + i] = w["embedding.weight"][static_cast<std::size_t>(ids[t]) * m.hidden + i];
+        if (m.position == PositionKind::learned) {
+          x[t * m.hidden + i] += w["embedding.positions"][t % heads.sequence * m.hidden + i];
+        }
+      }
+    }
+    return x;
+  }
+  void embed_gradient(const std::vector<std::int32_t>& ids, const Matrix& dx) {
+    for (std::size_t t = 0; t < tokens; ++t) {
+      for (std::size_t i = 0; i < m.hidden; ++i) {
+        grow("embedding.weight")[static_cast<std::size_t>(ids[t]) * m.hidden + i] += dx[t * m.hidden + i];
+        if (m.position == PositionKind::learned) {
+          grow("embedding.positions")[t % heads.sequence * m.hidden + i] += dx[t * m.hidden + i];
+        }
+      }
+    }
+  }
+
+  Matrix layer(std::size_t l, const Matrix& x) {
+    const std::string p = "layers." + std::to_string(l) + ".";
+    Saved& s = saved[l];
+    s.x_1 = x;
+    if (m.architecture == Architecture::mlp) {
+      s.up = textbook::linear(x, w[p + "up.weight"], tokens, m.ffn, m.hidden);
+      s.activated = textbook::gelu(s.up);
+      return textbook::linear(s.activated, w[p + "down.weight"], tokens, m.hidden, m.ffn);
+    }
+    const bool centred = m.norm == NormKind::layer_norm;
+    const std::size_t width = heads.heads * heads.head_dim;
+    s.n_1 = textbook::norm(x, w[p + "norm_1.gain"], w[p + "norm_1.bias"], tokens, centred);
+    s.qkv = textbook::linear(s.n_1, w[p + "qkv.weight"], tokens, heads.width(), m.hidden);
+    if (m.position == PositionKind::rotary) s.qkv = textbook::rope(s.qkv, heads, 1);
+    s.o = textbook::attention(s.qkv, heads);
+    s.x_2 = sum(x, textbook::linear(s.o, w[p + "output.weight"], tokens, m.hidden, width));
+    s.n_2 = textbook::norm(s.x_2, w[p + "norm_2.gain"], w[p + "norm_2.bias"], tokens, centred);
+    s.up = textbook::linear(s.n_2, w[p + up_name()], tokens, up_width(), m.hidden);
+    s.activated = gated() ? textbook::swiglu(s.up, tokens, m.ffn) : textbook::gelu(s.up);
+    return sum(s.x_2, textbook::linear(s.activated, w[p + "down.weight"], tokens, m.hidden, m.ffn));
+  }
+  Matrix layer_gradient(std::size_t l, const Matrix& dy) {
+    const std::string p = "layers." + std::to_string(l) + ".";
+    const Saved& s = saved[l];
+    add(p + "down.weight", textbook::linear_weight(dy, s.activated, tokens, m.hidden, m.ffn));
+    const Matrix d_activated = textbook::linear_input(dy, w[p + "down.weight"], tokens, m.hidden, m.ffn);
+    const Matrix d_up = gated() ? textbook::swiglu_gradient(d_activated, s.up, tokens, m.ffn)
+                                : textbook::gelu_gradient(d_activated, s.up);
+    if (m.architecture == Architecture::mlp) {
+      add(p + "up.weight", textbook::linear_weight(d_up, s.x_1, tokens, m.ffn, m.hidden));
+      return textbook::linear_input(d_up, w[p + "up.weight"], tokens, m.ffn, m.hidden);
+    }
+    const std::size_t width = heads.heads * heads.head_dim;
+    add(p + up_name(), textbook::linear_weight(d_up, s.n_2, tokens, up_width(), m.hidden));
+    const Matrix d_x_2 =
+        sum(dy, norm_gradient(p + "norm_2", s.x_2,
+                              textbook::linear_input(d_up, w[p + up_name()], tokens, up_width(), m.hidden)));
+    add(p + "output.weight", textbook::linear_weight(d_x_2, s.o, tokens, m.hidden, width));
+    Matrix d_qkv = textbook::attention_gradient(
+        textbook::linear_input(d_x_2, w[p + "output.weight"], tokens, m.hidden, width), s.qkv, heads);
+    if (m.position == PositionKind::rotary) d_qkv = textbook::rope(d_qkv, heads, -1);
+    add(p + "qkv.weight", textbook::linear_weight(d_qkv, s.n_1, tokens, heads.width(), m.hidden));
+    return sum(d_x_2, norm_gradient(p + "norm_1", s.x_1,
+                                    textbook::linear_input(d_qkv, w[p + "qkv.weight"], tokens, heads.width(),
+                                                           m.hidden)));
+  }
+  // The mean loss; the gradient of `scale` times it in dx.
+  double head(const Matrix& x, const std::vector<std::int32_t>& targets, double scale, Matrix& dx) {
+    const bool centred = m.norm == NormKind::layer_norm;
+    const Matrix n = textbook::norm(x, w["final_norm.gain"], w["final_norm.bias"], tokens, centred);
+    const Matrix logits = textbook::linear(n, w["head.weight"], tokens, m.vocab, m.hidden);
+    double loss = 0;
+    for (const double one : textbook::cross_entropy(logits, targets))
+      loss += one / static_cast<double>(tokens);
+    const Matrix d = textbook::cross_entropy_gradient(logits, targets, scale / static_cast<double>(tokens));
+    add("head.weight", textbook::linear_weight(d, n, tokens, m.vocab, m.hidden));
+    dx = norm_gradient("final_norm", x,
+                       textbook::linear_input(d, w["head.weight"], tokens, m.vocab, m.hidden));
+    return loss;
+  }
+
+  std::map<std::string, Matrix> gradients;
+
+ private:
+  struct Saved {
+    Matrix x_1, n_1, qkv, o, x_2, n_2, up, activated;
+  };
+  bool gated() const { return m.architecture != Architecture::mlp && m.ffn_kind == FfnKind::swiglu; }
+  std::size_t up_width() const { return gated() ? 2 * m.ffn : m.ffn; }
+  const char* up_name() const { return gated() ? "gate_up.weight" : "up.weight"; }
+  static Matrix sum(Matrix a, const Matrix& b) {
+    for (std::size_t i = 0; i < a.size(); ++i) a[i] += b[i];
+    return a;
+  }
+  Matrix& grow(const std::string& name) {
+    Matrix& g = gradients[name];
+    g.resize(w[name].size());
+    return g;
+  }
+  void add(const std::string& name, const Matrix& g) { grow(name) = sum(grow(name), g); }
+  Matrix norm_gradient(const std::string& name, const Matrix& x, const Matrix& dy) {
+    const bool centred = m.norm == NormKind::layer_norm;
+    auto g = textbook::norm_gradients(dy, x, w[name + ".gain"], tokens, centred);
+    add(name + ".gain", g.gain);
+    if (centred) add(name + ".bias", g.bias);
+    return g.x;
+  }
+
+  const ModelShape& m;
+  std::size_t tokens;
+  textbook::Heads heads{};
+  std::map<std::string, Matrix> w;
+  std::map<std::size_t, Saved> saved;
+};
+
+class Stages : public OnDevice, public ::testing::WithParamInterface<Case> {
+ protected:
+  struct Held {
+    Owned weights, gradients;
+  };
+
+  // Weights of the whole model in the stage's type.
+  void make_weights(const ModelShape& m, DataType type) {
+    const auto add = [&](const std::string& name, std::uint64_t rows, std::uint64_t columns, double deviation,
+                         double mean) {
+      Held& held = parameters[name];
+      held.weights = random(type, rows, columns, host_weights[name], deviation, mean);
+      held.gradients = upload(DataType::fp32, rows, columns, Matrix(rows * columns, 0.0));
+    };
+    const bool mlp = m.architecture == Architecture::mlp;
+    const auto norm = [&](const std::string& name) {
+      add(name + ".gain", 1, m.hidden, 0.2, 1);
+      if (m.norm == NormKind::layer_norm) add(name + ".bias", 1, m.hidden, 0.2, 0);
+    };
+    if (!mlp) {
+      add("embedding.weight", m.vocab, m.hidden, 1, 0);
+      if (m.position == PositionKind::learned)
+        add("embedding.positions", m.learned_positions, m.hidden, 0.5, 0);
+      norm("final_norm");
+      add("head.weight", m.vocab, m.hidden, 0.1, 0);
+    }
+    const bool gated = !mlp && m.ffn_kind == FfnKind::swiglu;
+    for (std::uint64_t l = 0; l < m.layers; ++l) {
+      const std::string p = "layers." + std::to_string(l) + ".";
+      add(p + (gated ? "gate_up.weight" : "up.weight"), gated ? 2 * m.ffn : m.ffn, m.hidden, 0.08, 0);
+      add(p + "down.weight", m.hidden, m.ffn, 0.08, 0);
+      if (mlp) continue;
+      norm(p + "norm_1");
+      norm(p + "norm_2");
+      const std::uint64_t width =
+          (m.attention.heads + 2 * m.attention.key_value_heads) * m.attention.head_dim;
+      add(p + "qkv.weight", width, m.hidden, 0.08, 0);
+      add(p + "output.weight", m.hidden, m.attention.heads * m.attention.head_dim, 0.08, 0);
+    }
+  }
+  std::vector<Parameter> views() {
+    std::vector<Parameter> all;
+    for (auto& [name, held] : parameters) all.push_back({name, held.weights.tensor, held.gradients.tensor});
+    return all;
+  }
+  void clear_gradients() {
+    for (auto& [name, held] : parameters) {
+      device::fill(stream, held.gradients.tensor.data, 0,
+                   static_cast<std::size_t>(held.gradients.tensor.bytes().count));
+    }
+  }
+
+  // A microbatch's blocks, poisoned.
+  struct Microbatch {
+    device::Buffer input, output, for_input, for_weight, gradients, scratch;
+    device::Buffer d_output, d_input;
+    StageBuffers forward, backward;
+  };
+  Microbatch microbatch(const StageNeeds& n, Bytes input_gradient) {
+    const Bytes scratch_bytes = std::max({n.forward_scratch, n.backward_input_scratch, n.backward_scratch});
+    Microbatch m{device::Buffer(n.input),
+                 device::Buffer(n.output),
+                 device::Buffer(n.kept_for_input),
+                 device::Buffer(n.kept_for_weight),
+                 device::Buffer(n.gradients_kept),
+                 device::Buffer(scratch_bytes),
+                 device::Buffer(n.output),
+                 device::Buffer(input_gradient),
+                 {},
+                 {}};
+    for (const auto* b : {&m.input, &m.output, &m.for_input, &m.for_weight, &m.gradients, &m.scratch,
+                          &m.d_output, &m.d_input}) {
+      if (b->bytes().count > 0) poison(*b);
+    }
+    const auto buffers = [&](const void* in, void* out, Bytes scratch_needed) {
+      return StageBuffers{in,
+                          out,
+                          m.for_input.data(),
+                          m.for_weight.data(),
+                          m.gradients.data(),
+                          Scratch(m.scratch.data(), scratch_needed)};
+    };
+    m.forward = buffers(m.input.data(), m.output.data(), n.forward_scratch);
+    m.backward = buffers(m.d_output.data(), m.d_input.data(), n.backward_input_scratch);
+    return m;
+  }
+
+  void expect_gradients(const std::map<std::string, Matrix>& host, double limit) {
+    double worst = 0;
+    std::string which;
+    for (auto& [name, held] : parameters) {
+      const auto at = host.find(name);
+      ASSERT_NE(at, host.end()) << name;
+      const double error = relative_error(download(held.gradients.tensor), at->second);
+      EXPECT_LE(error, limit) << name;
+      if (error > worst) {
+        worst = error;
+        which = name;
+      }
+    }
+    std::printf("    worst gradient %s: error %.2e\n", which.c_str(), worst);
+  }
+
+  std::map<std::string, Held> parameters;
+  std::map<std::string, Matrix> host_weights;
+  ProductAlgorithms algorithms;
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, Stages,
+    ::testing::Values(Case{.name = "llama_bf16"}, Case{.name = "llama_fp32", .type = DataType::fp32},
+                      Case{.name = "gpt_bf16",
+                           .norm = NormKind::layer_norm,
+                           .ffn = FfnKind::gelu,
+                           .position = PositionKind::learned},
+                      Case{.name = "gpt_fp32",
+                           .norm = NormKind::layer_norm,
+                           .ffn = FfnKind::gelu,
+                           .position = PositionKind::learned,
+                           .type = DataType::fp32},
+                      Case{.name = "mlp_bf16", .architecture = Architecture::mlp},
+                      Case{.name = "mlp_fp32", .architecture = Architecture::mlp, .type = DataType::fp32}),
+    [](const auto& instance) { return instance.param.name; });
+
+// The whole model on two stages: losses, messages and every gradient; first with the backward in two halves,
+// then fused.
+TEST_P(Stages, TwoStagesComputeTheModel) {
+  const Case& c = GetParam();
+  const ModelShape model = model_of(c);
+  const bool mlp = c.architecture == Architecture::mlp;
+  const Layout layout =
+      layout_of(c, {{0, 2, 0, true, false, Recompute::none}, {2, 1, 0, false, true, Recompute::none}});
+  make_weights(model, c.type);
+  const auto all = views();
+  const ModelStage first(model, layout, plumb::Stage{0}, all, algorithms, lane);
+  const ModelStage last(model, layout, plumb::Stage{1}, all, algorithms, lane);
+  const std::uint64_t tokens = layout.tokens();
+  const float scale = 0.5F;
+
+  Microbatch a = microbatch(first.needs(), Bytes{});
+  Microbatch b = microbatch(last.needs(), last.needs().input);
+  a.backward.output = nullptr;
+  b.backward.input = nullptr;
+  b.forward.output = nullptr;
+
+  // The host.
+  OnHost host(model, layout, host_weights);
+  Matrix x, host_target, d, dx_between;
+  std::vector<std::int32_t> ids, targets;
+  Owned target;
+  double loss = 0;
+  if (mlp) {
+    const Owned input = random(c.type, tokens, model.hidden, x);
+    target = random(c.type, tokens, model.hidden, host_target);
+    device::copy(stream, a.input.data(), input.tensor.data,
+                 static_cast<std::size_t>(input.tensor.bytes().count));
+    stream.synchronize();
+  } else {
+    ids = random_ids(tokens, static_cast<std::uint32_t>(model.vocab));
+    targets = random_ids(tokens, static_cast<std::uint32_t>(model.vocab));
+    put(a.input.data(), ids);
+    target = empty(DataType::fp32, 1, tokens);
+    put(target.tensor.data, targets);
+    x = host.embed(ids);
+  }
+  const Matrix between = host.layer(1, host.layer(0, x));
+  const Matrix top = host.layer(2, between);
+  if (mlp) {
+    const double elements = static_cast<double>(tokens * model.hidden);
+    d.resize(top.size());
+    for (std::size_t i = 0; i < top.size(); ++i) {
+      loss += (top[i] - host_target[i]) * (top[i] - host_target[i]) / elements;
+      d[i] = 2 * double{scale} / elements * (top[i] - host_target[i]);
+    }
+  } else {
+    loss = host.head(top, targets, double{scale}, d);
+  }
+  dx_between = host.layer_gradient(2, d);
+  d = host.layer_gradient(0, host.layer_gradient(1, dx_between));
+  if (!mlp) host.embed_gradient(ids, d);
+
+  // The device; the fused backward adds to cleared gradients. A rounding to bf16 leaves a relative error of
+  // about 2^-9 / sqrt(3) = 1.1e-3 to 1.7e-3; the gradients at the bottom have passed some forty of them,
+  // independent of each other: sqrt(40) x 1.7e-3 = 1.1e-2.
+  const double limit = c.type == DataType::fp32 ? 1e-5 : 1e-2;
+  const double gradient_limit = c.type == DataType::fp32 ? 1e-5 : 1.5e-2;
+  for (const bool fused : {false, true}) {
+    clear_gradients();
+    Owned device_loss = upload(DataType::fp32, 1, 4, {0, 0, 0, 0});
+    const StageTarget aim{target.tensor.data, scale, device_loss.tensor.as<float>()};
+    first.forward(lane, a.forward);
+    device::copy(stream, b.input.data(), a.output.data(), static_cast<std::size_t>(a.output.bytes().count));
+    last.forward(lane, b.forward, aim);
+    // What forward read is free now, and whoever reads it again would find this.
+    stream.synchronize();
+    poison(b.input);
+    poison(b.scratch);
+    if (fused) {
+      a.backward.scratch = Scratch(a.scratch.data(), first.needs().backward_scratch);
+      b.backward.scratch = Scratch(b.scratch.data(), last.needs().backward_scratch);
+      poison(a.gradients);
+      last.backward(lane, b.backward, aim);
+      device::copy(stream, a.d_output.data(), b.d_input.data(),
+                   static_cast<std::size_t>(b.d_input.bytes().count));
+      first.backward(lane, a.backward);
+    } else {
+      last.backward_input(lane, b.backward, aim);
+      device::copy(stream, a.d_output.data(), b.d_input.data(),
+                   static_cast<std::size_t>(b.d_input.bytes().count));
+      first.backward_input(lane, a.backward);
+      stream.synchronize();
+      for (const auto* freed : {&a.for_input, &b.for_input, &a.scratch, &b.scratch, &a.d_output})
+        poison(*freed);
+      last.backward_weight(lane, b.backward);
+      first.backward_weight(lane, a.backward);
+    }
+    stream.synchronize();
+    EXPECT_NEAR(download(device_loss.tensor)[0], loss, (c.type == DataType::fp32 ? 1e-5 : 1e-2) * loss);
+    const Tensor message{a.output.data(), c.type, tokens, model.hidden};
+    const Tensor gradient{b.d_input.data(), c.type, tokens, model.hidden};
+    const double forward_error = relative_error(download(message), between);
+    const double backward_error = relative_error(download(gradient), dx_between);
+    std::printf("    %s: loss %.6f (host %.6f), message %.2e, its gradient %.2e\n", fused ? "fused" : "split",
+                download(device_loss.tensor)[0], loss, forward_error, backward_error);
+    EXPECT_LE(forward_error, limit);
+    EXPECT_LE(backward_error, limit);
+    expect_gradients(host.gradients, gradient_limit);
+  }
+}
+
+// The blocks are what the formulas say, to the byte; every tensor here is a multiple of sixteen bytes.
+TEST_P(Stages, KeepsWhatTheFormulasSay) {
+  const Case& c = GetParam();
+  const ModelShape model = model_of(c);
+  const Layout layout = layout_of(c, {{0, 1, 0, true, false, Recompute::none},
+                                      {1, 1, 0, false, false, Recompute::none},
+                                      {2, 1, 0, false, true, Recompute::none}});
+  make_weights(model, c.type);
+  const auto all = views();
+  for (std::uint32_t s = 0; s < 3; ++s) {
+    const ModelStage stage(model, layout, plumb::Stage{s}, all, algorithms, lane);
+    const StageBytes formula = stage_bytes(model, layout, plumb::Stage{s});
+    EXPECT_EQ(stage.needs().kept_for_input + stage.needs().kept_for_weight, formula.kept_by_forward)
+        << "stage " << s;
+    EXPECT_EQ(stage.needs().kept_for_input, formula.freed_by_backward_input) << "stage " << s;
+    EXPECT_EQ(stage.needs().gradients_kept, formula.added_by_backward_input) << "stage " << s;
+    EXPECT_EQ(stage.needs().output, formula.activation_message) << "stage " << s;
+  }
+}
+
+// Two streams, a forward beside a backward of another microbatch: the same numbers as one after the other.
+TEST_P(Stages, AForwardBesideABackwardChangesNothing) {
+  const Case& c = GetParam();
+  const ModelShape model = model_of(c);
+  const Layout layout = layout_of(c, {{0, 1, 0, true, false, Recompute::none},
+                                      {1, 1, 0, false, false, Recompute::none},
+                                      {2, 1, 0, false, true, Recompute::none}});
+  make_weights(model, c.type);
+  const auto all = views();
+  const ModelStage stage(model, layout, plumb::Stage{1}, all, algorithms, lane);
+  const StageNeeds& needs = stage.needs();
+  const device::Stream other_stream;
+  const Lane other(other_stream, lane.multiprocessors());
+  Microbatch a = microbatch(needs, needs.input);
+  Microbatch b = microbatch(needs, needs.input);
+  Matrix ignored;
+  const auto fill = [&](const device::Buffer& buffer) {
+    const Owned values = random(c.type, layout.tokens(), model.hidden, ignored);
+    device::copy(stream, buffer.data(), values.tensor.data, static_cast<std::size_t>(buffer.bytes().count));
+    stream.synchronize();
+  };
+  fill(a.input);
+  fill(b.input);
+  fill(a.d_output);
+  stage.forward(lane, a.forward);
+  stage.forward(lane, b.forward);
+  stage.backward_input(lane, a.backward);
+  stream.synchronize();
+  const auto bytes = [&](const device::Buffer& buffer) {
+    return get<std::uint8_t>(buffer.data(), static_cast<std::size_t>(buffer.bytes().count));
+  };
+  const auto output = bytes(b.output);
+  const Matrix gradient = download({a.d_input.data(), c.type, layout.tokens(), model.hidden});
+  for (int round = 0; round < 20; ++round) {
+    poison(b.output);
+    poison(a.d_input);
+    poison(a.gradients);
+    for (int again = 0; again < 3; ++again) {
+      stage.backward_input(lane, a.backward);
+      stage.forward(other, b.forward);
+    }
+    stream.synchronize();
+    other_stream.synchronize();
+    ASSERT_EQ(bytes(b.output), output) << "round " << round;
+    // cuDNN's backward sums in no fixed order.
+    ASSERT_LE(relative_error(download({a.d_input.data(), c.type, layout.tokens(), model.hidden}), gradient),
+              c.type == DataType::fp32 ? 1e-6 : 2e-3)
+        << "round " << round;
+  }
+}
+
+}  // namespace
+}  // namespace plumb::layers
