@@ -39,6 +39,8 @@ StageCost without_recipes(const StageCost& stage) {
   return out;
 }
 
+Duration three_quarters(Duration duration) { return {duration.ns * 3 / 4}; }
+
 // microbatches x share, in whole nanoseconds.
 std::int64_t times_share(std::int64_t ns, std::uint64_t microbatches, const Outline::Held& held,
                          std::uint32_t of) {
@@ -67,10 +69,57 @@ LeastTime least_time(const OpCost& op) {
   return least;
 }
 
-LayerSums::LayerSums(const CostModel& cost) : layers_(cost.stages.size()), reserve_(cost.reserve) {
-  times_.resize(layers_ + 1);
-  costs_.reserve(layers_);
-  for (std::size_t i = 0; i < layers_; ++i) {
+std::vector<StageContent> pieces_of(const ModelShape& model) {
+  std::vector<StageContent> out;
+  if (model.architecture == Architecture::transformer) {
+    out.emplace_back();
+    out.back().embedding = true;
+  }
+  for (std::uint64_t layer = 0; layer < model.layers; ++layer) {
+    out.emplace_back();
+    out.back().first_layer = layer;
+    out.back().layers = 1;
+  }
+  for (std::uint64_t k = 0; k < model.multi_token_layers; ++k) {
+    out.emplace_back();
+    out.back().multi_token_layers = 1;
+  }
+  out.emplace_back();
+  out.back().head = true;
+  return out;
+}
+
+std::vector<StageContent> stages_of_pieces(const std::vector<StageContent>& pieces,
+                                           const std::vector<std::size_t>& counts) {
+  std::vector<StageContent> out;
+  auto piece = pieces.begin();
+  for (const std::size_t count : counts) {
+    StageContent stage;
+    for (std::size_t k = 0; k < count; ++k, ++piece) {
+      if (piece->layers > 0 && stage.layers == 0) stage.first_layer = piece->first_layer;
+      stage.layers += piece->layers;
+      stage.multi_token_layers += piece->multi_token_layers;
+      stage.embedding |= piece->embedding;
+      stage.head |= piece->head;
+    }
+    out.push_back(stage);
+  }
+  return out;
+}
+
+std::vector<std::size_t> piece_counts(const std::vector<StageContent>& stages) {
+  std::vector<std::size_t> out;
+  for (const StageContent& stage : stages) {
+    out.push_back(
+        static_cast<std::size_t>(stage.layers + stage.multi_token_layers + stage.embedding + stage.head));
+  }
+  return out;
+}
+
+PieceSums::PieceSums(const CostModel& cost) : pieces_(cost.stages.size()), reserve_(cost.reserve) {
+  times_.resize(pieces_ + 1);
+  costs_.reserve(pieces_);
+  for (std::size_t i = 0; i < pieces_; ++i) {
     times_[i + 1] = times_[i];
     for (std::size_t k = 0; k < kinds.size(); ++k) {
       times_[i + 1][k] += least_time(cost.stages[i].of(kinds[k]));
@@ -79,7 +128,7 @@ LayerSums::LayerSums(const CostModel& cost) : layers_(cost.stages.size()), reser
   }
 }
 
-StageLeast LayerSums::times(std::size_t first, std::size_t last) const {
+StageLeast PieceSums::times(std::size_t first, std::size_t last) const {
   StageLeast out = times_[last];
   for (std::size_t k = 0; k < kinds.size(); ++k) {
     out[k].compute -= times_[first][k].compute;
@@ -89,37 +138,31 @@ StageLeast LayerSums::times(std::size_t first, std::size_t last) const {
   return out;
 }
 
-Duration LayerSums::busy(std::size_t first, std::size_t last) const {
+Duration PieceSums::busy(std::size_t first, std::size_t last) const {
   const StageLeast least = times(first, last);
   return least[0].alone() + least[3].alone();
 }
 
-StageCost LayerSums::memory(std::size_t first, std::size_t last) const {
+StageCost PieceSums::memory(std::size_t first, std::size_t last) const {
   StageCost out;
   for (std::size_t i = first; i < last; ++i) {
-    const StageCost& layer = costs_[i];
+    const StageCost& piece = costs_[i];
     for (const OpKind kind : kinds) {
       MemoryEffect& sum = op_of(out, kind).memory;
-      const MemoryEffect& add = layer.of(kind).memory;
+      const MemoryEffect& add = piece.of(kind).memory;
       sum.at_begin += add.at_begin;
       sum.at_end += add.at_end;
       sum.workspace = std::max(sum.workspace, add.workspace);
     }
-    out.weights += layer.weights;
-    out.gradients += layer.gradients;
-    out.optimizer_state += layer.optimizer_state;
-    out.activation_message = std::max(out.activation_message, layer.activation_message);
-    out.gradient_message = std::max(out.gradient_message, layer.gradient_message);
-    out.gradient_reduction += layer.gradient_reduction;
-    out.optimizer_step += layer.optimizer_step;
+    out.weights += piece.weights;
+    out.gradients += piece.gradients;
+    out.optimizer_state += piece.optimizer_state;
+    out.activation_message = std::max(out.activation_message, piece.activation_message);
+    out.gradient_message = std::max(out.gradient_message, piece.gradient_message);
+    out.gradient_reduction += three_quarters(piece.gradient_reduction);
+    out.optimizer_step += three_quarters(piece.optimizer_step);
   }
   return out;
-}
-
-Bytes LayerSums::held() const {
-  Bytes all;
-  for (const StageCost& layer : costs_) all += layer.weights + layer.gradients + layer.optimizer_state;
-  return all;
 }
 
 Duration least_step_time(const Outline& outline, std::uint32_t microbatches,
@@ -207,73 +250,76 @@ Bytes least_peak(const Outline& outline, const CostModel& cost) {
   return most;
 }
 
-std::vector<StageContent> balanced_stages(const std::vector<StageContent>& even, const Outline& outline,
-                                          const LayerSums& layers) {
+std::vector<std::size_t> balanced_counts(const std::vector<std::size_t>& even, const Outline& outline,
+                                         const PieceSums& pieces, Balance balance) {
   const std::size_t stages = even.size();
-  std::vector<std::size_t> counts(stages);
-  for (std::size_t s = 0; s < stages; ++s) counts[s] = even[s].layers;
-  // The slowest rank's work, and the sum of squares over ranks for ties.
+  // The busiest one's work, and the sum of squares for ties.
   struct Score {
-    std::int64_t slowest = 0;
+    std::int64_t busiest = 0;
     double squares = 0;
     bool operator<(const Score& other) const {
-      return slowest != other.slowest ? slowest < other.slowest : squares < other.squares * (1 - 1e-9);
+      return busiest != other.busiest ? busiest < other.busiest : squares < other.squares * (1 - 1e-9);
     }
   };
   std::vector<Duration> busy(stages);
-  std::size_t slowest_rank = 0;
-  const auto score = [&](const std::vector<std::size_t>& of) {
+  std::size_t busiest = 0;
+  const auto score = [&](const std::vector<std::size_t>& counts) {
     std::size_t first = 0;
     for (std::size_t s = 0; s < stages; ++s) {
-      busy[s] = layers.busy(first, first + of[s]);
-      first += of[s];
+      busy[s] = pieces.busy(first, first + counts[s]);
+      first += counts[s];
     }
     Score out;
+    const auto take = [&](std::size_t who, std::int64_t work) {
+      if (work > out.busiest) {
+        out.busiest = work;
+        busiest = who;
+      }
+      out.squares += static_cast<double>(work) * static_cast<double>(work);
+    };
+    if (balance == Balance::stages) {
+      for (std::size_t s = 0; s < stages; ++s) take(s, busy[s].ns);
+      return out;
+    }
     for (std::size_t r = 0; r < outline.ranks.size(); ++r) {
       std::int64_t sum = 0;
       for (const Outline::Held& held : outline.ranks[r]) {
         sum += times_share(busy[held.stage.value].ns, 1, held, outline.schedule.microbatches);
       }
-      if (sum > out.slowest) {
-        out.slowest = sum;
-        slowest_rank = r;
-      }
-      out.squares += static_cast<double>(sum) * static_cast<double>(sum);
+      take(r, sum);
     }
     return out;
   };
+  std::vector<std::size_t> counts = even;
   const Score at_first = score(counts);
   Score best = at_first;
   for (std::size_t moves = 0; moves < 2 * stages; ++moves) {
     score(counts);
-    const std::size_t from_rank = slowest_rank;
+    std::vector<std::size_t> givers;
+    if (balance == Balance::stages) {
+      givers.push_back(busiest);
+    } else {
+      for (const Outline::Held& held : outline.ranks[busiest]) givers.push_back(held.stage.value);
+    }
     std::optional<std::pair<std::size_t, std::size_t>> move;
-    for (const Outline::Held& from : outline.ranks[from_rank]) {
-      const std::size_t a = from.stage.value;
-      if (counts[a] <= 1) continue;
-      for (std::size_t b = 0; b < stages; ++b) {
-        if (b == a) continue;
-        --counts[a], ++counts[b];
+    for (const std::size_t from : givers) {
+      if (counts[from] <= 1) continue;
+      for (std::size_t to = 0; to < stages; ++to) {
+        if (to == from) continue;
+        --counts[from], ++counts[to];
         const Score moved = score(counts);
         if (moved < best) {
           best = moved;
-          move = {a, b};
+          move = {from, to};
         }
-        ++counts[a], --counts[b];
+        ++counts[from], --counts[to];
       }
     }
     if (!move) break;
     --counts[move->first], ++counts[move->second];
   }
-  if (static_cast<double>(best.slowest) > 0.99 * static_cast<double>(at_first.slowest)) return even;
-  std::vector<StageContent> out = even;
-  std::uint64_t first = 0;
-  for (std::size_t s = 0; s < stages; ++s) {
-    out[s].first_layer = first;
-    out[s].layers = counts[s];
-    first += counts[s];
-  }
-  return out;
+  if (static_cast<double>(best.busiest) > 0.995 * static_cast<double>(at_first.busiest)) return even;
+  return counts;
 }
 
 }  // namespace plumb

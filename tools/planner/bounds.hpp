@@ -24,30 +24,35 @@ LeastTime least_time(const OpCost& op);
 /// A stage's ops in this order: forward, backward_input, backward_weight, backward.
 using StageLeast = std::array<LeastTime, 4>;
 
-/// What is known of every layer of a model at one way of cutting it but the pipeline's: from costs of one
-/// layer a stage, so that stages of any number of layers follow by adding up. The embedding counts to the
-/// first layer; MTP, head and loss to the last.
-class LayerSums {
- public:
-  /// `one_layer_a_stage` has an entry a layer.
-  explicit LayerSums(const CostModel& one_layer_a_stage);
+/// What a model is cut into at most: the embedding, each layer, each MTP module, and norm, head and loss;
+/// each as a stage of its own.
+std::vector<StageContent> pieces_of(const ModelShape& model);
+/// Stages of so many consecutive pieces each.
+std::vector<StageContent> stages_of_pieces(const std::vector<StageContent>& pieces,
+                                           const std::vector<std::size_t>& counts);
+/// The inverse, for stages that hold something each.
+std::vector<std::size_t> piece_counts(const std::vector<StageContent>& stages);
 
-  std::size_t layers() const { return layers_; }
-  /// Of layers [first, last). Memory that ops keep adds up, workspace and messages are the largest of a
-  /// layer's; recipes are left empty. Gradient reductions and optimizer steps add up too.
+/// What is known of every piece of a model at one way of cutting it but the pipeline's: from costs of one
+/// piece a stage, so that stages of any number of pieces follow by adding up.
+class PieceSums {
+ public:
+  explicit PieceSums(const CostModel& one_piece_a_stage);
+
+  /// Of pieces [first, last). Memory that ops keep adds up, workspace and messages are the largest of a
+  /// piece's; recipes are left empty. Gradient reductions and optimizer steps count three quarters: more of a
+  /// larger stage's may hide behind its computation.
   StageCost memory(std::size_t first, std::size_t last) const;
   StageLeast times(std::size_t first, std::size_t last) const;
-  /// Forward and whole backward of the layers [first, last), each op alone.
+  /// Forward and whole backward of the pieces [first, last), each op alone.
   Duration busy(std::size_t first, std::size_t last) const;
-  /// Weights, gradients and optimizer state of all layers together.
-  Bytes held() const;
   Bytes reserve() const { return reserve_; }
 
  private:
-  std::size_t layers_;
+  std::size_t pieces_;
   Bytes reserve_;
-  std::vector<StageLeast> times_;  // [layer], sums of those before it; one more than layers
-  std::vector<StageCost> costs_;   // [layer], without recipes
+  std::vector<StageLeast> times_;  // [piece], sums of those before it; one more than pieces
+  std::vector<StageCost> costs_;   // [piece], without recipes
 };
 
 /// The step time that no schedule of this outline goes below with these stages, in any case: the ranks' own
@@ -65,9 +70,14 @@ Duration least_step_time(const Outline& outline, std::uint32_t microbatches,
 /// of the whole schedule.
 Bytes least_peak(const Outline& outline, const CostModel& cost);
 
-/// Stages for `outline` whose slowest rank has the least to do, from `even` by moving single layers; `even`
-/// itself where nothing saves a hundredth of the slowest rank's work.
-std::vector<StageContent> balanced_stages(const std::vector<StageContent>& even, const Outline& outline,
-                                          const LayerSums& layers);
+/// What is to have as equal an amount of work as possible: a rank's stages together, or every stage. The
+/// first is what a pipeline needs in the long run; the second what schedules need that take turns with their
+/// chunks.
+enum class Balance : std::uint8_t { ranks, stages };
+
+/// How many pieces each stage holds, from `even` by moving single pieces across as long as the busiest of
+/// what is balanced gets less to do. `even` itself where that saves less than half a percent of it.
+std::vector<std::size_t> balanced_counts(const std::vector<std::size_t>& even, const Outline& outline,
+                                         const PieceSums& pieces, Balance balance);
 
 }  // namespace plumb

@@ -16,7 +16,7 @@ struct Outline {
   struct Held {
     Stage stage;
     std::uint32_t microbatches = 0;
-    bool operator==(const Held&) const = default;
+    auto operator<=>(const Held&) const = default;
   };
   std::vector<std::vector<Held>> ranks;    // [rank], by stage
   std::vector<std::uint32_t> live_chunks;  // [rank], at most

@@ -36,6 +36,7 @@ struct Candidate {
   std::uint32_t cut = 0;
   std::uint32_t schedule = 0;  // index into the schedules swept
   Shape shape;
+  std::uint32_t variant = 0;  // which way of cutting the stages, see counts_for
   Duration least_time;
   Bytes least_memory;
 };
@@ -117,6 +118,7 @@ class Search {
   Search(const SearchRequest& request, const CostsForLayout& costs,
          const std::function<void(const SearchProgress&)>& report_progress, const std::atomic<bool>* stop)
       : request_(request), costs_(costs), report_progress_(report_progress), stop_(stop) {
+    pieces_ = pieces_of(request.model);
     schedules_ = request.schedules;
     if (schedules_.empty()) schedules_.assign(generators().begin(), generators().end());
   }
@@ -142,12 +144,12 @@ class Search {
     return out;
   }
 
-  // On one device all schedules are one, and 1F1B holds the least.
+  // On one rank all schedules are one, and 1F1B holds the least.
   bool worth_a_look(const Generator& generator, std::uint32_t pipeline) const {
-    if (pipeline > 1) return true;
+    if (pipeline > 1 || generator.name == "1f1b") return true;
     const bool has_1f1b = std::any_of(schedules_.begin(), schedules_.end(),
                                       [](const Generator* g) { return g->name == "1f1b"; });
-    return has_1f1b ? generator.name == "1f1b" : true;
+    return !has_1f1b && generator.default_chunks == 1 && generator.copies == 1;
   }
 
   Layout layout_of(const Cut& cut, std::vector<StageContent> stages) const {
@@ -261,17 +263,15 @@ class Search {
                  std::size_t& looked_at, std::optional<Candidate>& nearest) {
     const Cut& cut = cuts_[index];
     const std::uint32_t p = cut.parallelism.pipeline;
-    std::optional<LayerSums> layers;
+    std::optional<PieceSums> sums;
     try {
-      layers.emplace(costs_(
-          layout_of(cut, even_stages(request_.model, static_cast<std::uint32_t>(request_.model.layers)))));
+      sums.emplace(costs_(layout_of(cut, pieces_)));
     } catch (const BadInput& refused) {
       refusals.add(Refusals::all, refused.what());
       return;
     }
     // Schedules that place their stages alike share them.
-    std::map<std::vector<std::vector<std::pair<std::uint32_t, std::uint32_t>>>, std::vector<StageContent>>
-        stages_of;
+    std::map<std::vector<std::vector<Outline::Held>>, std::vector<std::vector<std::size_t>>> known;
     for (std::size_t k = 0; k < schedules_.size(); ++k) {
       const Generator& generator = *schedules_[k];
       if (!worth_a_look(generator, p)) continue;
@@ -291,37 +291,62 @@ class Search {
           continue;
         }
         const Outline& outline = outlines_.of(generator, candidate.shape);
-        const std::vector<StageContent> stages =
-            balanced_stages(even_stages(request_.model, p * chunks), outline, *layers);
-        CostModel cost;
-        cost.reserve = layers->reserve();
-        std::vector<StageLeast> least;
-        for (const StageContent& stage : stages) {
-          const auto first = static_cast<std::size_t>(stage.first_layer);
-          const std::size_t last = first + static_cast<std::size_t>(stage.layers);
-          cost.stages.push_back(layers->memory(first, last));
-          least.push_back(layers->times(first, last));
-        }
-        candidate.least_memory = least_peak(outline, cost);
-        candidate.least_time =
-            least_step_time(outline, cut.microbatches, least, cost, cut.parallelism.data > 1);
-        if (candidate.least_memory > request_.memory) {
-          refusals.add_memory(k, candidate.least_memory,
-                              to_text(layout_of(cut, {StageContent{}}), candidate.shape));
-          if (!nearest || candidate.least_memory < nearest->least_memory) nearest = candidate;
+        if (outline.has_pairs && cut.parallelism.expert == 1 && request_.schedules.empty()) {
+          refusals.add(k,
+                       "runs a forward beside a backward to hide the experts' messages, and there are none");
           continue;
         }
-        candidates.push_back(candidate);
+        auto& counts = known[outline.ranks];
+        if (counts.empty()) counts = counts_for(p * chunks, outline, *sums);
+        std::optional<Candidate> closest;
+        for (std::uint32_t variant = 0; variant < counts.size(); ++variant) {
+          bound_stages(counts[variant], outline, *sums, candidate);
+          candidate.variant = variant;
+          if (candidate.least_memory <= request_.memory) candidates.push_back(candidate);
+          if (!closest || candidate.least_memory < closest->least_memory) closest = candidate;
+        }
+        if (closest->least_memory <= request_.memory) continue;
+        refusals.add_memory(k, closest->least_memory,
+                            to_text(layout_of(cut, {StageContent{}}), closest->shape));
+        if (!nearest || closest->least_memory < nearest->least_memory) nearest = closest;
       }
     }
   }
 
-  Layout layout_for(const Candidate& candidate, const LayerSums& layers) {
+  // Ways of cutting the pieces into stages, no two alike: as many layers each, ranks as equal as can be,
+  // stages as equal as can be.
+  std::vector<std::vector<std::size_t>> counts_for(std::uint32_t stages, const Outline& outline,
+                                                   const PieceSums& sums) const {
+    std::vector<std::vector<std::size_t>> out{piece_counts(even_stages(request_.model, stages))};
+    for (const Balance balance : {Balance::ranks, Balance::stages}) {
+      std::vector<std::size_t> counts = balanced_counts(out.front(), outline, sums, balance);
+      if (std::find(out.begin(), out.end(), counts) == out.end()) out.push_back(std::move(counts));
+    }
+    return out;
+  }
+
+  void bound_stages(const std::vector<std::size_t>& counts, const Outline& outline, const PieceSums& sums,
+                    Candidate& candidate) const {
+    const bool reduced = cuts_[candidate.cut].parallelism.data > 1;
+    CostModel cost;
+    cost.reserve = sums.reserve();
+    std::vector<StageLeast> least;
+    std::size_t first = 0;
+    for (const std::size_t count : counts) {
+      cost.stages.push_back(sums.memory(first, first + count));
+      least.push_back(sums.times(first, first + count));
+      first += count;
+    }
+    candidate.least_memory = least_peak(outline, cost);
+    candidate.least_time = least_step_time(outline, candidate.shape.microbatches, least, cost, reduced);
+  }
+
+  Layout layout_for(const Candidate& candidate) {
     const Cut& cut = cuts_[candidate.cut];
+    const PieceSums sums(costs_(layout_of(cut, pieces_)));
+    const Outline& outline = outlines_.of(*schedules_[candidate.schedule], candidate.shape);
     const std::uint32_t stages = cut.parallelism.pipeline * *candidate.shape.chunks;
-    return layout_of(cut,
-                     balanced_stages(even_stages(request_.model, stages),
-                                     outlines_.of(*schedules_[candidate.schedule], candidate.shape), layers));
+    return layout_of(cut, stages_of_pieces(pieces_, counts_for(stages, outline, sums)[candidate.variant]));
   }
 
   struct Simulated {
@@ -367,9 +392,7 @@ class Search {
               LayoutPlan plan;
               plan.generator = schedules_[one.schedule];
               plan.shape = one.shape;
-              const LayerSums layers(costs_(layout_of(
-                  cut, even_stages(request_.model, static_cast<std::uint32_t>(request_.model.layers)))));
-              plan.layout = layout_for(one, layers);
+              plan.layout = layout_for(one);
               const CostModel cost = costs_(plan.layout);
               if (hopeless(least_time_of(one, cost), one.least_memory, one.schedule)) return;
               const LoweredSchedule schedule =
@@ -424,10 +447,21 @@ class Search {
            std::tuple(b.plan.step_time(), b.plan.peak, b.candidate);
   }
 
+  // Plans that differ in nothing but chunks and stages are of one kind, and its fastest stands for all.
+  std::pair<std::size_t, std::size_t> kind_of(const Simulated& one) const {
+    const Candidate& candidate = candidates_[one.candidate];
+    return {candidate.cut, candidate.schedule};
+  }
+
   void keep(Simulated one) {
     const Duration time = one.plan.step_time();
-    times_.insert(std::upper_bound(times_.begin(), times_.end(), time), time);
     const std::size_t schedule = candidates_[one.candidate].schedule;
+    const auto [alike, first_of_kind] = best_of_kind_.try_emplace(kind_of(one), time);
+    if (first_of_kind || time < alike->second) {
+      if (!first_of_kind) times_.erase(std::lower_bound(times_.begin(), times_.end(), alike->second));
+      alike->second = time;
+      times_.insert(std::upper_bound(times_.begin(), times_.end(), time), time);
+    }
     const auto [entry, is_new] = best_of_schedule_.try_emplace(schedule, time);
     if (!is_new) entry->second = std::min(entry->second, time);
     const Bytes peak = one.plan.peak;
@@ -444,6 +478,7 @@ class Search {
     SearchResult result;
     std::sort(plans_.begin(), plans_.end(), before);
     std::set<std::size_t> schedules_seen;
+    std::set<std::pair<std::size_t, std::size_t>> kinds_seen;
     Bytes least_so_far{std::int64_t{1} << 62};
     for (std::size_t i = 0; i < plans_.size(); ++i) {
       LayoutPlan& plan = plans_[i].plan;
@@ -453,7 +488,10 @@ class Search {
                                           slowest_on_front * static_cast<double>(times_.front().ns);
       least_so_far = std::min(least_so_far, plan.peak);
       if (on_front) result.front.push_back(result.plans.size());
-      if (i < request_.best || first_of_schedule || on_front) result.plans.push_back(std::move(plan));
+      const bool first_of_kind = kinds_seen.insert(kind_of(plans_[i])).second;
+      const bool among_best = first_of_kind && kinds_seen.size() <= request_.best;
+      if (among_best) result.best.push_back(result.plans.size());
+      if (among_best || first_of_schedule || on_front) result.plans.push_back(std::move(plan));
     }
     result.refused = refusals_.list(schedules_, request_.memory);
     if (result.plans.empty() && nearest_) {
@@ -476,6 +514,7 @@ class Search {
   const std::function<void(const SearchProgress&)>& report_progress_;
   const std::atomic<bool>* stop_;
   std::vector<const Generator*> schedules_;
+  std::vector<StageContent> pieces_;
   Outlines outlines_;
   Refusals refusals_;
   std::vector<Cut> cuts_;
@@ -484,8 +523,9 @@ class Search {
   std::size_t looked_at_ = 0;
   std::size_t simulated_ = 0;
   std::vector<Simulated> plans_;
-  std::size_t best_ = 0;         // into plans_
-  std::vector<Duration> times_;  // of plans_, ascending
+  std::size_t best_ = 0;  // into plans_
+  std::map<std::pair<std::size_t, std::size_t>, Duration> best_of_kind_;
+  std::vector<Duration> times_;  // of the fastest of each kind, ascending
   std::map<std::size_t, Duration> best_of_schedule_;
   std::vector<std::pair<Duration, Bytes>> front_;
 };

@@ -34,7 +34,8 @@ struct SearchRequest {
   /// What to try; empty: everything that divides, 1, 2 and 4 sequences a microbatch, up to 10 chunks.
   std::vector<std::uint32_t> pipeline, tensor, expert, chunks, micro_batch_sizes;
   std::vector<Recompute> recompute;  // empty: none and full, and selective where attention is not fused
-  std::vector<const Generator*> schedules;  // empty: all
+  /// Empty: all; then those that run a forward beside a backward only where experts send messages to hide.
+  std::vector<const Generator*> schedules;
   CommPlacement placement = CommPlacement::per_op;
   ExecutionOptions execution;
   std::size_t best = 10;  // plans that are the best of all, exactly
@@ -70,6 +71,8 @@ struct SearchResult {
   /// Fastest first; equals by memory, then by the order of the sweep. The `best` fastest of all, the fastest
   /// of each schedule, and those on the front of time against memory.
   std::vector<LayoutPlan> plans;
+  /// Into plans: the fastest; of those that differ in chunks and stages alone, one.
+  std::vector<std::size_t> best;
   std::vector<std::size_t>
       front;                     // into plans: nothing is both as fast and as small, up to half as long again
   std::vector<Refusal> refused;  // by schedule, then most candidates first
@@ -90,8 +93,9 @@ struct SearchProgress {
 /// memory (what its schedule holds at most, by program order), drops those beyond the memory cap, and
 /// simulates the others whole, lowest bound first, until no bound can beat a plan that is to be shown: the
 /// `best`-th of all, the first of its schedule, or the front of time against memory. So every plan in the
-/// result is simulated, and none that belongs there is missing, as far as costs of stages are sums over their
-/// layers. Simulated in rounds of a fixed size, so that one request gives one result on any machine.
+/// result is simulated, and none that belongs there is missing, as far as costs of stages are sums over what
+/// they hold. Each candidate is tried with even stages, with ranks and with stages as equal in work as can
+/// be. Simulated in rounds of a fixed size, so that one request gives one result on any machine.
 ///
 /// Stops early when `*stop` becomes true, with what it has. `report_progress` is called from the calling
 /// thread. Throws BadInput where no layout of that many devices and that batch exists at all.

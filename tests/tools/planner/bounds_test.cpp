@@ -2,6 +2,7 @@
 
 #include "tools/planner/predict.hpp"
 
+#include <algorithm>
 #include <random>
 
 #include <gtest/gtest.h>
@@ -122,7 +123,7 @@ TEST(Bounds, AreNeverAboveTheSimulation) {
   EXPECT_GT(compared, 100u);
 }
 
-TEST(LayerSums, AddUp) {
+TEST(PieceSums, AddUp) {
   CostModel cost = of_layers(3, ms, 2 * ms, 3 * ms);
   for (StageCost& stage : cost.stages) {
     stage.weights = gib;
@@ -131,56 +132,62 @@ TEST(LayerSums, AddUp) {
   }
   cost.stages[1].forward.memory.workspace = {90};
   cost.reserve = gib;
-  const LayerSums layers(cost);
+  const PieceSums layers(cost);
   EXPECT_EQ(layers.times(1, 3)[0].alone().ns, 2 * ms);
   EXPECT_EQ(layers.busy(0, 2).ns, 2 * (1 + 5) * ms);
   EXPECT_EQ(layers.memory(0, 2).forward.memory, (MemoryEffect{{200}, {90}, {}}));
   EXPECT_EQ(layers.memory(0, 3).weights, gib * 3);
   EXPECT_EQ(layers.memory(0, 3).activation_message, Bytes{70});
-  EXPECT_EQ(layers.held(), gib * 3);
 }
 
-std::vector<StageContent> stages_of(const std::vector<std::uint64_t>& counts) {
-  std::vector<StageContent> out;
-  std::uint64_t first = 0;
-  for (const std::uint64_t count : counts) {
-    out.push_back({first, count, 0, false, false, Recompute::none});
-    first += count;
-  }
-  out.front().embedding = true;
-  out.back().head = true;
-  return out;
+using Counts = std::vector<std::size_t>;
+
+TEST(Pieces, AreEmbeddingLayersModulesAndHead) {
+  ModelShape model;
+  model.layers = 3;
+  model.multi_token_layers = 1;
+  const std::vector<StageContent> pieces = pieces_of(model);
+  ASSERT_EQ(pieces.size(), 6u);
+  EXPECT_EQ(to_megatron(pieces), "E|t|t|t|m|L");
+  const std::vector<StageContent> stages = stages_of_pieces(pieces, {3, 2, 1});
+  EXPECT_EQ(to_megatron(stages), "Ett|tm|L");
+  EXPECT_EQ(stages[1].first_layer, 2u);
+  EXPECT_EQ(piece_counts(stages), (Counts{3, 2, 1}));
 }
 
-TEST(BalancedStages, TakeLayersFromTheRankThatHasTheHead) {
-  // Six layers of 1 + 2 ms, and a head as long as two layers: 3 and 3 + 2 layers' worth become 4 and 2 + 2.
+TEST(BalancedCounts, TakePiecesFromTheRankThatHasTheHead) {
+  // Six pieces of 1 + 2 ms, the last three times as long: 3 and 3 + 2 pieces' worth become 4 and 2 + 2.
   CostModel cost = of_layers(6, ms, ms, ms);
   cost.stages[5].forward = compute(3 * ms);
   cost.stages[5].backward = compute(6 * ms);
   Outlines outlines;
-  const std::vector<StageContent> balanced =
-      balanced_stages(stages_of({3, 3}), outlines.of(generator("1f1b"), {2, 8, 1, {}}), LayerSums(cost));
-  EXPECT_EQ(balanced, stages_of({4, 2}));
+  const Outline& outline = outlines.of(generator("1f1b"), {2, 8, 1, {}});
+  EXPECT_EQ(balanced_counts({3, 3}, outline, PieceSums(cost), Balance::ranks), (Counts{4, 2}));
+  EXPECT_EQ(balanced_counts({3, 3}, outline, PieceSums(cost), Balance::stages), (Counts{4, 2}));
 }
 
-TEST(BalancedStages, StayEvenWhereNothingIsGained) {
+TEST(BalancedCounts, StayEvenWhereNothingIsGained) {
   const CostModel cost = of_layers(8, ms, ms, ms);
   Outlines outlines;
   EXPECT_EQ(
-      balanced_stages(stages_of({4, 4}), outlines.of(generator("1f1b"), {2, 8, 1, {}}), LayerSums(cost)),
-      stages_of({4, 4}));
+      balanced_counts({4, 4}, outlines.of(generator("1f1b"), {2, 8, 1, {}}), PieceSums(cost), Balance::ranks),
+      (Counts{4, 4}));
 }
 
-TEST(BalancedStages, CountARanksStagesTogether) {
-  // DualPipeV on 2 ranks: rank 0 has stages 0 and 3, so the head beside the embedding; eight layers, the head
-  // as long as two: 10 to share, 5 each: rank 0 keeps 3 layers in its two stages.
+TEST(BalancedCounts, CountARanksStagesTogetherOrEachAlone) {
+  // DualPipeV on 2 ranks: rank 0 has stages 0 and 3. Eight pieces, the last as long as three: 10 to share, 5
+  // each; rank 0 keeps 3 pieces in its two stages. As equal stages: 10 in 4, one piece is 3 already: 3, 2,
+  // 2, 3.
   CostModel cost = of_layers(8, ms, ms, ms);
   cost.stages[7].forward = compute(3 * ms);
   cost.stages[7].backward = compute(6 * ms);
   Outlines outlines;
-  const std::vector<StageContent> balanced = balanced_stages(
-      stages_of({2, 2, 2, 2}), outlines.of(generator("dualpipe-v"), {2, 8, 2, {}}), LayerSums(cost));
-  EXPECT_EQ(balanced.front().layers + balanced.back().layers, 3u);
+  const Outline& outline = outlines.of(generator("dualpipe-v"), {2, 8, 2, {}});
+  const Counts by_rank = balanced_counts({2, 2, 2, 2}, outline, PieceSums(cost), Balance::ranks);
+  EXPECT_EQ(by_rank.front() + by_rank.back(), 3u);
+  const Counts by_stage = balanced_counts({2, 2, 2, 2}, outline, PieceSums(cost), Balance::stages);
+  EXPECT_EQ(by_stage.back(), 1u);
+  EXPECT_EQ(*std::max_element(by_stage.begin(), by_stage.end()), 3u);
 }
 
 }  // namespace
