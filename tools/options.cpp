@@ -162,21 +162,20 @@ void CostOptions::add_to(CLI::App& app) {
              "forward=1ms,backward_input=1ms,backward_weight=1ms[,backward=…][,overlapped=…][,p2p=…] of one "
              "chunk, or a plumb.costs/1 file")
           ->type_name("LIST|FILE");
-  auto* measured =
-      app.add_option("--calibration", calibration,
-                     "Measured costs: a bundled calibration's name, or a plumb.calibration/1 file")
-          ->type_name("NAME|FILE")
-          ->excludes(list);
+  app.add_option("--calibration", calibration,
+                 "Measured costs: a bundled calibration's name, or a plumb.calibration/1 file")
+      ->type_name("NAME|FILE")
+      ->excludes(list);
   app.add_option("--layers", layers,
                  "Layers of the model, shared out evenly over its stages [the calibration's]")
       ->type_name("L")
-      ->check(CLI::Range(1u, 100'000u))
-      ->needs(measured);
+      ->check(CLI::Range(1u, 100'000u));
   app.add_option("--op-costs", op_costs, "CSV rank,action,duration_ns that overrides single ops")
       ->type_name("FILE");
 }
 
 CostModel CostOptions::load(std::uint32_t stages) const {
+  if (layers && calibration.empty()) throw BadInput("--layers", "is of a --calibration or a --model");
   CostModel cost;
   if (!calibration.empty()) {
     const Calibration measured = load_calibration(calibration);

@@ -1,4 +1,4 @@
-// plumb plan: which schedule to run on P ranks, at equal resources.
+// plumb plan: which schedule to run on P ranks, at equal resources; or which layout of a model on N devices.
 #include "tools/planner/plan.hpp"
 
 #include "schedules/ir/error.hpp"
@@ -10,6 +10,7 @@
 #include "tools/command.hpp"
 #include "tools/documents.hpp"
 #include "tools/options.hpp"
+#include "tools/plan_model.hpp"
 #include "tools/planner/predict.hpp"
 #include "tools/render/report_tables.hpp"
 #include "tools/render/table.hpp"
@@ -24,9 +25,9 @@ namespace plumb::tools {
 namespace {
 
 struct Options {
-  std::uint32_t ranks = 0;
+  std::optional<std::uint32_t> ranks;
   std::vector<std::uint32_t> microbatches;
-  std::vector<std::uint32_t> chunks{2};
+  std::vector<std::uint32_t> chunks;  // empty: 2, or with a model the sweep's own
   std::vector<std::string> schedules;
   LoweringFlags lowering;
   CostOptions costs;
@@ -34,6 +35,7 @@ struct Options {
   std::optional<double> activation_limit;
   std::string out;
   bool json = false;
+  PlanModelOptions model;
 };
 
 void print_json(std::ostream& out, const PlanResult& result) {
@@ -93,7 +95,7 @@ constexpr const char* how_to_read =
 
 void print_text(std::ostream& out, const Options& options, const PlanResult& result) {
   fmt::print(out, "{} ranks, best first (by time a microbatch); activations in shares of a rank's layers\n\n",
-             options.ranks);
+             *options.ranks);
   out << to_text(plan_table(result));
   if (!result.ruled_out.empty()) out << "\nruled out:\n";
   for (const RuledOut& ruled : result.ruled_out)
@@ -106,9 +108,10 @@ CostsForStages costs_for(const Options& options) {
     const std::uint32_t layers = options.costs.layers.value_or(calibration.model_layers);
     return [calibration, layers](std::uint32_t stages) { return estimate(calibration, stages, layers); };
   }
-  const CostModel share = options.costs.load(options.ranks);
-  return
-      [share, ranks = options.ranks](std::uint32_t stages) { return scaled_to_stages(share, ranks, stages); };
+  const CostModel share = options.costs.load(*options.ranks);
+  return [share, ranks = *options.ranks](std::uint32_t stages) {
+    return scaled_to_stages(share, ranks, stages);
+  };
 }
 
 // Everything a person needs of a plan, in one folder.
@@ -133,7 +136,7 @@ void write_folder(Console& console, const Options& options, const PlanRequest& r
   std::vector<render::ReportInput> inputs;
   for (const Prediction& p : predictions) inputs.push_back({p.report, &p.timeline, &p.memory});
   Page page{
-      fmt::format("Plans for {} ranks", options.ranks), {{"Plans", how_to_read, plan_table(result)}}, {}};
+      fmt::format("Plans for {} ranks", *options.ranks), {{"Plans", how_to_read, plan_table(result)}}, {}};
   if (!result.ruled_out.empty()) page.sections.push_back({"Ruled out", "", ruled_out_table(result)});
   write_documents(console, {{in_folder("report.md"), in_folder("report.html")}, in_folder("picture.svg")},
                   page, inputs);
@@ -155,11 +158,41 @@ void write_folder(Console& console, const Options& options, const PlanRequest& r
              options.out);
 }
 
+int run_model(const Options& options, Console& console) {
+  const auto refuse = [](bool given, const char* flag, const char* why) {
+    if (given) throw BadInput(flag, fmt::format("does not go with --model: {}", why));
+  };
+  refuse(options.ranks.has_value(), "--ranks",
+         "--devices are shared out over pp x tp x dp; --pp restricts them");
+  refuse(!options.microbatches.empty(), "--microbatches", "they follow from --global-batch");
+  refuse(!options.costs.costs.empty(), "--costs", "they follow from the model");
+  refuse(!options.costs.op_costs.empty(), "--op-costs",
+         "it overrides ops of one schedule; a plan compares many");
+  refuse(options.activation_limit.has_value(), "--activation-limit", "--memory is in bytes");
+  refuse(options.lowering.data_parallel != 1, "--dp", "it follows from --devices");
+  PlanCommon common;
+  common.schedules = options.schedules;
+  common.chunks = options.chunks;
+  common.placement = options.lowering.load().placement;
+  common.execution = options.execution.load();
+  common.calibration = options.costs.calibration;
+  common.out = options.out;
+  common.json = options.json;
+  PlanModelOptions model = options.model;
+  model.model.layers = options.costs.layers;
+  return plan_model(model, common, console);
+}
+
 int run(const Options& options, Console& console) {
+  if (options.model.model.given()) return run_model(options, console);
+  if (options.model.devices) throw BadInput("--devices", "is for a --model; a pipeline alone has --ranks");
+  if (!options.ranks) throw BadInput("--ranks", "or --model is required");
+  if (options.microbatches.empty()) throw BadInput("--microbatches", "is required with --ranks");
   PlanRequest request;
-  request.ranks = options.ranks;
+  request.ranks = *options.ranks;
   request.microbatches = options.microbatches;
   request.chunks = options.chunks;
+  if (request.chunks.empty()) request.chunks = {2};
   for (const std::string& name : options.schedules) request.schedules.push_back(&generator(name));
   request.lowering = options.lowering.load();
   request.execution = options.execution.load();
@@ -184,19 +217,23 @@ int run(const Options& options, Console& console) {
 
 Command plan_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand(
-      "plan", "Rank the schedules for P ranks at equal resources: same layers, ranks, microbatches");
-  command->add_option("--ranks", options->ranks, "Devices of the pipeline")->required()->type_name("P");
+  CLI::App* command = app.add_subcommand("plan",
+                                         "Rank the schedules for P ranks at equal resources (same layers, "
+                                         "ranks, microbatches), or the layouts and "
+                                         "schedules of a --model on N --devices");
+  command->add_option("--ranks", options->ranks, "Devices of the pipeline")
+      ->type_name("P")
+      ->check(CLI::Range(1u, max_ranks));
   command
       ->add_option("--microbatches", options->microbatches,
                    "Microbatches of one step, one or several numbers")
-      ->required()
       ->delimiter(',')
       ->type_name("M,…");
-  command->add_option("--chunks", options->chunks, "Stages a rank, for schedules that have a choice")
+  command
+      ->add_option("--chunks", options->chunks,
+                   "Stages a rank, for schedules that have a choice [2; with --model 2 to 10]")
       ->delimiter(',')
-      ->type_name("V,…")
-      ->capture_default_str();
+      ->type_name("V,…");
   command->add_option("--schedules", options->schedules, "Only these")->delimiter(',')->type_name("NAME,…");
   options->lowering.add_to(*command);
   options->costs.add_to(*command);
@@ -212,6 +249,7 @@ Command plan_command(CLI::App& app) {
           "Write plan, report (.md, .html), picture, and the best plan's trace and schedule into this folder")
       ->type_name("FOLDER");
   add_json(*command, options->json);
+  options->model.add_to(*command);
   return {command, [options](Console& console) { return run(*options, console); }};
 }
 

@@ -5,9 +5,11 @@ usage: contract.py PLUMB
 """
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 PLUMB = os.path.abspath(sys.argv.pop(1))
@@ -183,6 +185,76 @@ class Contract(unittest.TestCase):
         ruled = {(r["schedule"], r["microbatches"]): r["reason"] for r in plan["ruled_out"]}
         self.assertIn("gpipe", {name for name, _ in ruled})
         self.assertIn(("dualpipe", 12), ruled)
+
+    PLAN = ("plan", "--model", "llama-3-8b", "--gpu", "h100", "--global-batch", 64, "--memory", "80GiB")
+
+    def test_plan_of_a_model_has_the_contracts_keys(self):
+        plan = data(*self.PLAN, "--devices", 16, "--json")
+        self.assertEqual(plan["schema"], "plumb.plan/1")
+        times = [p["step_time_ns"] for p in plan["plans"]]
+        self.assertEqual(times, sorted(times))
+        self.assertGreaterEqual(len(times), 10)
+        for one in plan["plans"]:
+            for key in ("schedule", "pp", "dp", "tp", "ep", "chunks", "microbatches", "micro_batch_size", "recompute",
+                        "step_time_ns", "idle_share", "peak_bytes", "report"):
+                self.assertIn(key, one)
+            self.assertEqual(one["pp"] * one["dp"] * one["tp"], 16)
+            self.assertEqual(one["dp"] * one["tp"] % one["ep"], 0)
+            self.assertEqual(one["dp"] * one["microbatches"] * one["micro_batch_size"], 64)
+            self.assertLessEqual(one["peak_bytes"], 80 << 30)
+            self.assertEqual(one["peak_bytes"], max(r["peak_bytes"] for r in one["report"]["ranks"]))
+            self.assertEqual(one["step_time_ns"], one["report"]["step_time_ns"])
+        front = [(plan["plans"][i]["step_time_ns"], plan["plans"][i]["peak_bytes"]) for i in plan["pareto"]]
+        self.assertEqual(front, sorted(front, key=lambda point: (point[0], -point[1])))
+        self.assertEqual([peak for _, peak in front], sorted((peak for _, peak in front), reverse=True))
+        for row in plan["ruled_out"]:
+            self.assertEqual(set(row), {"schedule", "reason", "plans"})
+
+    def test_plan_of_a_model_says_what_to_type_next(self):
+        text = run(*self.PLAN, "--devices", 16, "--schedules", "interleaved-1f1b").stdout
+        self.assertRegex(text, "--num-layers-per-virtual-pipeline-stage|--pipeline-model-parallel-layout")
+        self.assertIn('pipeline_parallel_schedule = "Interleaved1F1B"', text)
+
+    def test_plan_does_not_depend_on_the_threads(self):
+        one, four = (run(*self.PLAN, "--devices", 16, "--threads", n, "--json").stdout for n in (1, 4))
+        self.assertEqual(one, four)
+
+    def test_nothing_fits_is_an_answer(self):
+        done = run(*self.PLAN[:-2], "--devices", 2, "--memory", "20GiB")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("no plan fits", done.stdout)
+        self.assertIn("--memory ", done.stdout)
+        self.assertIn("--devices ", done.stdout)
+        self.assertEqual(json.loads(run(*self.PLAN[:-2], "--devices", 2, "--memory", "20GiB", "--json").stdout)["plans"], [])
+
+    def test_plan_refuses_what_cannot_be(self):
+        self.refused(*self.PLAN, "--devices", 16, "--tp", 3, says="16 devices")
+        self.refused(*self.PLAN, "--devices", 37, says="37 devices")
+        self.refused(*self.PLAN, "--devices", 16, "--ranks", 4, says="--ranks")
+        self.refused(*self.PLAN, "--devices", 16, "--schedules", "nothing", says="no schedule is called")
+        self.refused(*self.PLAN, "--devices", 16, "--recompute", "some", says="--recompute")
+        self.refused("plan", "--model", "llama-3-8b", "--devices", 8, "--global-batch", 8, says="--gpu")
+        self.refused("plan", "--model", "llama-3-8b", "--devices", 8, "--global-batch", 8, "--gpu", "tpu", says="tpu")
+        self.refused("plan", "--model", "llama-3-8b", "--devices", 8, "--gpu", "h100", says="--global-batch")
+        self.refused("plan", "--model", "llama-3-8b", "--global-batch", 8, "--gpu", "h100", says="--devices")
+        self.refused("plan", "--model", "llama-3-8b", "--devices", 8, "--global-batch", 7, "--gpu", "h100", "--pp", 1, "--tp", 1, says="batch of 7")
+        self.refused("plan", "--model", "llama-3-8b", "--devices", 8, "--global-batch", 8, "--gpu", "h100", "--memory", "80", says="--memory")
+        self.refused("plan", "--devices", 8, says="--devices")
+        self.refused("plan", "--costs", UNIT, says="--ranks")
+
+    def test_an_interrupt_leaves_the_best_so_far(self):
+        # Progress comes on a terminal only, so this waits by the clock; wherever it hits, the rules are the same.
+        shape = ("plan", "--model", "deepseek-v3", "--gpu", "h800", "--global-batch", "15360", "--devices", "2048")
+        for wait in (0.3, 3.0):
+            with subprocess.Popen([PLUMB, *shape], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+                time.sleep(wait)
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=LIMIT_S)
+            if "interrupted" not in err:  # it was done before
+                self.assertEqual(process.returncode, 0, err)
+                continue
+            self.assertEqual(process.returncode, 0 if "the fastest plans" in out else 1, err)
+            self.assertEqual("the fastest plans" in out, "this is the best" in err)
 
     def test_traces_and_timelines_are_written_and_read(self):
         with tempfile.TemporaryDirectory() as folder:

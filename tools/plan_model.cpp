@@ -1,0 +1,531 @@
+#include "tools/plan_model.hpp"
+
+#include "schedules/ir/error.hpp"
+#include "schedules/ir/json_document.hpp"
+#include "schedules/ir/schedule_file.hpp"
+#include "sim/chrome_trace.hpp"
+#include "sim/estimate.hpp"
+#include "sim/report_json.hpp"
+#include "tools/documents.hpp"
+#include "tools/interrupt.hpp"
+#include "tools/planner/launch_flags.hpp"
+#include "tools/planner/predict.hpp"
+#include "tools/planner/search.hpp"
+#include "tools/planner/sensitivity.hpp"
+#include "tools/render/report_tables.hpp"
+#include "tools/render/table.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <set>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ostream.h>
+
+namespace plumb::tools {
+namespace {
+
+// 1,024: with commas, for people.
+std::string grouped(double value) {
+  std::string digits = fmt::format("{:.0f}", value);
+  for (std::size_t k = digits.size(); k > 3; k -= 3) digits.insert(k - 3, ",");
+  return digits;
+}
+
+Recompute parse_recompute(const std::string& text) {
+  for (const Recompute one : {Recompute::none, Recompute::selective, Recompute::full}) {
+    if (text == to_string(one)) return one;
+  }
+  throw BadInput("--recompute", fmt::format("'{}' is neither none, selective nor full", text));
+}
+
+struct Job {
+  ModelShape model;
+  DeviceDescription device;
+  SearchRequest request;
+
+  CostModel costs(const Layout& layout) const { return estimate(device, model, layout); }
+  std::string title() const {
+    return fmt::format("{} on {} {}", model.name, grouped(request.devices), device.name);
+  }
+  std::string setting() const {
+    return fmt::format("{} sequences of {} tokens a step, at most {} a device",
+                       grouped(static_cast<double>(request.global_batch)),
+                       grouped(static_cast<double>(request.sequence)), to_text(request.memory));
+  }
+};
+
+Job load(const PlanModelOptions& options, const PlanCommon& common, Console& console) {
+  Job job;
+  const ModelConfig config = options.model.load();
+  print_warnings(console, config);
+  job.model = config.shape;
+  if (job.model.architecture != Architecture::transformer) {
+    throw BadInput("--model", "an mlp's stages are cut by hand; plan it with --ranks and --costs");
+  }
+  if (!options.devices) throw BadInput("--devices", "is required with --model");
+  if (!options.global_batch) throw BadInput("--global-batch", "is required with --model");
+  if (!common.calibration.empty()) {
+    throw BadInput("--calibration", "a model's layouts are planned from a data sheet so far: --gpu NAME");
+  }
+  if (options.gpu.empty()) throw BadInput("--gpu", "is required with --model");
+  job.device = device_description(options.gpu);
+  SearchRequest& request = job.request;
+  request.model = job.model;
+  request.devices = *options.devices;
+  request.devices_per_node = job.device.devices_per_node;
+  request.global_batch = *options.global_batch;
+  // One stage is enough to read the flags.
+  const Layout flags = options.model.layout(job.model, 1, 1);
+  request.sequence = flags.sequence;
+  request.memory = options.memory.empty() ? job.device.memory : parse_bytes(options.memory, "--memory");
+  Layout software;
+  apply_software(job.device, software);
+  request.numerics = software.numerics;
+  request.numerics.weights = flags.numerics.weights;
+  request.numerics.gradients = flags.numerics.gradients;
+  request.sequence_parallel = software.parallelism.sequence_parallel && flags.parallelism.sequence_parallel;
+  request.shard_optimizer = flags.parallelism.shard_optimizer;
+  request.pipeline = options.pipeline;
+  request.tensor = options.tensor;
+  request.expert = options.expert;
+  request.micro_batch_sizes = options.micro_batch_sizes;
+  request.chunks = common.chunks;
+  for (const std::string& text : options.recompute) request.recompute.push_back(parse_recompute(text));
+  for (const std::string& name : common.schedules) request.schedules.push_back(&generator(name));
+  request.placement = common.placement;
+  request.execution = common.execution;
+  request.threads = options.threads;
+  return job;
+}
+
+std::string name_of(const LayoutPlan& plan) {
+  std::string name(plan.generator->name);
+  if (plan.shape.group) name += fmt::format(" --group {}", *plan.shape.group);
+  return name;
+}
+
+Recompute recompute_of(const LayoutPlan& plan) { return plan.layout.stages.front().recompute; }
+
+render::Table table_of(const SearchResult& result, const std::vector<std::size_t>& which, bool experts) {
+  render::Table table;
+  table.head = {"schedule", "pp", "tp", "dp"};
+  if (experts) table.head.push_back("ep");
+  for (const char* head : {"chunks", "micro batch", "microbatches", "recompute", "step ms", "tokens/s", "MFU",
+                           "bubble", "peak GiB"}) {
+    table.head.emplace_back(head);
+  }
+  for (const std::size_t i : which) {
+    const LayoutPlan& plan = result.plans[i];
+    const Parallelism& parallelism = plan.layout.parallelism;
+    std::vector<std::string> row{name_of(plan), fmt::format("{}", parallelism.pipeline),
+                                 fmt::format("{}", parallelism.tensor), fmt::format("{}", parallelism.data)};
+    if (experts) row.push_back(fmt::format("{}", parallelism.expert));
+    row.push_back(fmt::format("{}", *plan.shape.chunks));
+    row.push_back(fmt::format("{}", plan.layout.micro_batch_size));
+    row.push_back(fmt::format("{}", plan.shape.microbatches));
+    row.emplace_back(to_string(recompute_of(plan)));
+    row.push_back(render::milliseconds(plan.step_time()));
+    row.push_back(grouped(plan.report.tokens_per_s.value_or(0)));
+    row.push_back(fmt::format("{:.1f} %", 100 * plan.report.mfu.value_or(0)));
+    row.push_back(fmt::format("{:.1f} %", 100 * plan.report.idle_share));
+    row.push_back(render::gibibytes(plan.peak));
+    table.rows.push_back(std::move(row));
+  }
+  return table;
+}
+
+// What of the result is shown where.
+struct Selection {
+  std::vector<std::size_t> best;       // the fastest of all
+  std::vector<std::size_t> schedules;  // the fastest of each schedule that has none among the best
+  std::vector<std::size_t> front;
+};
+
+Selection select(const SearchResult& result) {
+  Selection out;
+  out.best = result.best;
+  std::set<const Generator*> seen;
+  for (const std::size_t i : out.best) seen.insert(result.plans[i].generator);
+  for (std::size_t i = 0; i < result.plans.size(); ++i) {
+    if (seen.insert(result.plans[i].generator).second) out.schedules.push_back(i);
+  }
+  // Of the front, what saves memory worth speaking of.
+  for (const std::size_t i : result.front) {
+    if (!out.front.empty() && static_cast<double>(result.plans[i].peak.count) >
+                                  0.96 * static_cast<double>(result.plans[out.front.back()].peak.count)) {
+      continue;
+    }
+    out.front.push_back(i);
+  }
+  return out;
+}
+
+render::Table refused_table(const SearchResult& result) {
+  render::Table table;
+  table.head = {"schedule", "plans", "reason"};
+  for (const Refusal& refusal : result.refused) {
+    table.rows.push_back({refusal.schedule.empty() ? "all" : refusal.schedule,
+                          grouped(static_cast<double>(refusal.candidates)), refusal.reason});
+  }
+  return table;
+}
+
+void print_json(std::ostream& out, const Job& job, const SearchResult& result) {
+  fmt::print(out,
+             "{{\"schema\":\"plumb.plan/1\",\"model\":{},\"device\":{},\"devices\":{},\"memory_bytes\":{},"
+             "\"global_batch\":{},\"sequence\":{},\"interrupted\":{},\"candidates\":{},\"simulated\":{},"
+             "\"plans\":[",
+             json_quoted(job.model.name), json_quoted(job.device.name), job.request.devices,
+             job.request.memory.count, job.request.global_batch, job.request.sequence, result.interrupted,
+             result.candidates, result.simulated);
+  const char* comma = "";
+  for (const LayoutPlan& plan : result.plans) {
+    const Parallelism& parallelism = plan.layout.parallelism;
+    fmt::print(
+        out,
+        "{}{{\"schedule\":{},\"pp\":{},\"dp\":{},\"tp\":{},\"ep\":{},\"chunks\":{},{}\"microbatches\":{},"
+        "\"micro_batch_size\":{},\"recompute\":\"{}\",\"layout\":{},\"step_time_ns\":{},"
+        "\"tokens_per_s\":{},\"mfu\":{},\"idle_share\":{},\"peak_bytes\":{},\"report\":{}}}",
+        comma, json_quoted(plan.generator->name), parallelism.pipeline, parallelism.data, parallelism.tensor,
+        parallelism.expert, *plan.shape.chunks,
+        plan.shape.group ? fmt::format("\"group\":{},", *plan.shape.group) : "", plan.shape.microbatches,
+        plan.layout.micro_batch_size, to_string(recompute_of(plan)),
+        json_quoted(to_megatron(plan.layout.stages)), plan.step_time().ns,
+        plan.report.tokens_per_s.value_or(0), plan.report.mfu.value_or(0), plan.report.idle_share,
+        plan.peak.count, to_json(plan.report));
+    comma = ",";
+  }
+  out << "],\"pareto\":[";
+  comma = "";
+  for (const std::size_t i : result.front) {
+    fmt::print(out, "{}{}", comma, i);
+    comma = ",";
+  }
+  out << "],\"ruled_out\":[";
+  comma = "";
+  for (const Refusal& refusal : result.refused) {
+    fmt::print(out, "{}{{\"schedule\":{},\"reason\":{},\"plans\":{}}}", comma,
+               refusal.schedule.empty() ? "null" : json_quoted(refusal.schedule), json_quoted(refusal.reason),
+               refusal.candidates);
+    comma = ",";
+  }
+  out << ']';
+  if (result.nearest) {
+    fmt::print(out, ",\"nearest\":{{\"schedule\":{},\"plan\":{},\"peak_bytes\":{}}}",
+               json_quoted(result.nearest->generator->name),
+               json_quoted(to_text(result.nearest->layout, result.nearest->shape)),
+               result.nearest->peak.count);
+  }
+  out << "}\n";
+}
+
+std::vector<std::string> next_steps(const Job& job, const SearchResult& result) {
+  std::vector<std::string> out;
+  const LayoutPlan& best = result.plans.front();
+  const auto add = [&](const std::vector<std::string>& lines) {
+    for (const std::string& line : lines) out.push_back("  " + line);
+  };
+  const auto runs_in_megatron = [&](const LayoutPlan& plan) {
+    return megatron_flags(plan, job.model, job.request.global_batch).has_value();
+  };
+  if (const auto flags = megatron_flags(best, job.model, job.request.global_batch)) {
+    out.emplace_back("with Megatron-LM:");
+    add(*flags);
+  } else {
+    const auto nearest = std::find_if(result.plans.begin(), result.plans.end(), runs_in_megatron);
+    out.push_back(fmt::format("Megatron-LM has no {}.", best.generator->title));
+    if (nearest != result.plans.end()) {
+      out.push_back(fmt::format("The fastest that it has is {}, {}: {:.1f} % longer a step:",
+                                name_of(*nearest), to_text(nearest->layout, nearest->shape),
+                                100.0 * static_cast<double>((nearest->step_time() - best.step_time()).ns) /
+                                    static_cast<double>(best.step_time().ns)));
+      add(*megatron_flags(*nearest, job.model, job.request.global_batch));
+    }
+  }
+  if (const auto lines = torchtitan_config(best, job.request.global_batch, "schedule.csv")) {
+    out.emplace_back("with torchtitan:");
+    add(*lines);
+    if (std::any_of(lines->begin(), lines->end(),
+                    [](const std::string& line) { return line.find("schedule_csv") != std::string::npos; })) {
+      out.push_back(
+          fmt::format("  # plumb schedule {} --ranks {} --microbatches {}{}{} --format csv > schedule.csv",
+                      best.generator->name, best.shape.ranks, best.shape.microbatches,
+                      best.generator->takes_chunks ? fmt::format(" --chunks {}", *best.shape.chunks) : "",
+                      best.shape.group ? fmt::format(" --group {}", *best.shape.group) : ""));
+    }
+  } else {
+    out.push_back(fmt::format(
+        "PyTorch's pipeline runtime keeps a stage on one rank, {} on two; schedule.json of --out holds "
+        "its order.",
+        best.generator->title));
+  }
+  return out;
+}
+
+// All of what was ruled out would bury the rest: schedules with plans above are summed up.
+void print_refused(std::ostream& out, const SearchResult& result) {
+  if (result.refused.empty()) return;
+  out << "\nruled out:\n";
+  std::set<std::string_view> planned;
+  for (const LayoutPlan& plan : result.plans) planned.insert(plan.generator->name);
+  std::size_t others = 0;
+  for (const Refusal& refusal : result.refused) {
+    if (planned.contains(refusal.schedule)) {
+      others += refusal.candidates;
+    } else {
+      fmt::print(out, "  {:>8}  {}{}\n", grouped(static_cast<double>(refusal.candidates)),
+                 refusal.schedule.empty() ? "" : refusal.schedule + ": ", refusal.reason);
+    }
+  }
+  if (others > 0) {
+    fmt::print(
+        out, "  {:>8}  other plans of the schedules above: out of memory, or shapes that they do not take\n",
+        grouped(static_cast<double>(others)));
+  }
+}
+
+void print_text(std::ostream& out, const Job& job, const SearchResult& result) {
+  const Selection shown = select(result);
+  const bool experts = job.model.experts.has_value();
+  fmt::print(out, "{}: {}; costs estimated from the data sheet\n", job.title(), job.setting());
+  if (result.interrupted) out << "interrupted: the best of what had been looked at\n";
+  out << "\nthe fastest plans:\n\n" << to_text(table_of(result, shown.best, experts));
+  if (!shown.schedules.empty()) {
+    out << "\nthe fastest of each other schedule:\n\n" << to_text(table_of(result, shown.schedules, experts));
+  }
+  if (shown.front.size() > 1) {
+    out << "\ntime against memory (nothing is both as fast and as small):\n\n"
+        << to_text(table_of(result, shown.front, experts));
+  }
+  print_refused(out, result);
+  out << "\nwhat to type next for the first plan\n";
+  for (const std::string& line : next_steps(job, result)) fmt::print(out, "{}\n", line);
+}
+
+// Where nothing fits: how far off the nearest is, and the smallest changes that would do.
+void print_nearest(std::ostream& out, const Job& job, const SearchResult& result) {
+  fmt::print(out, "{}: {}\nno plan fits.\n", job.title(), job.setting());
+  if (result.nearest) {
+    const Nearest& nearest = *result.nearest;
+    fmt::print(
+        out, "\nthe nearest needs {} a device: {}, {}\nwhat would do:\n  --memory {:.1f}GiB\n",
+        to_text(nearest.peak), nearest.generator->name, to_text(nearest.layout, nearest.shape),
+        std::ceil(static_cast<double>(nearest.peak.count) * 10 / static_cast<double>(std::int64_t{1} << 30)) /
+            10);
+  }
+  const auto first_that_fits = [&](SearchRequest request, const std::string& flag) {
+    request.best = 1;
+    try {
+      const SearchResult found = search(request, [&](const Layout& layout) { return job.costs(layout); });
+      if (found.plans.empty()) return false;
+      const LayoutPlan& plan = found.plans.front();
+      fmt::print(out, "  {}: {}, {}, {} a device\n", flag, name_of(plan), to_text(plan.layout, plan.shape),
+                 to_text(plan.peak));
+      return true;
+    } catch (const BadInput&) {
+      return false;  // so many devices do not divide the batch
+    }
+  };
+  if (!job.request.recompute.empty() || !job.request.micro_batch_sizes.empty() ||
+      !job.request.schedules.empty() || !job.request.chunks.empty() || !job.request.tensor.empty() ||
+      !job.request.pipeline.empty() || !job.request.expert.empty()) {
+    SearchRequest request = job.request;
+    request.recompute.clear();
+    request.micro_batch_sizes.clear();
+    request.schedules.clear();
+    request.chunks.clear();
+    request.tensor.clear();
+    request.pipeline.clear();
+    request.expert.clear();
+    first_that_fits(request, "without what the sweep was restricted to");
+  }
+  for (std::uint32_t times = 2; times <= 16; times *= 2) {
+    SearchRequest request = job.request;
+    request.devices *= times;
+    if (first_that_fits(request, fmt::format("--devices {}", request.devices))) break;
+  }
+  print_refused(out, result);
+}
+
+render::Table sensitivity_table(const std::vector<Sensitivity>& all, Duration step) {
+  render::Table table;
+  table.head = {"a tenth of", "step ms, shorter", "step ms, longer", "change of the step"};
+  for (const Sensitivity& one : all) {
+    const auto share = [&](Duration changed) {
+      return 100.0 * static_cast<double>((changed - step).ns) /
+             static_cast<double>(std::max<std::int64_t>(1, step.ns));
+    };
+    table.rows.push_back({one.cost, render::milliseconds(one.shorter), render::milliseconds(one.longer),
+                          fmt::format("{:+.2f} to {:+.2f} %", share(one.shorter), share(one.longer))});
+  }
+  return table;
+}
+
+// Everything a person needs of a plan, in one folder.
+void write_folder(Console& console, const Job& job, const PlanCommon& common, const SearchResult& result) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  fs::create_directories(common.out, error);
+  if (error) throw BadInput(common.out, fmt::format("cannot be made: {}", error.message()));
+  const auto in_folder = [&](const char* file) { return (fs::path(common.out) / file).string(); };
+  write_output(console, in_folder("plan.json"), [&](std::ostream& out) { print_json(out, job, result); });
+  const Selection shown = select(result);
+  const bool experts = job.model.experts.has_value();
+
+  // Pictures of the first plan and of the next ones with other schedules.
+  constexpr std::size_t pictured = 3;
+  std::vector<std::size_t> drawn;
+  std::set<const Generator*> seen;
+  for (std::size_t i = 0; i < result.plans.size() && drawn.size() < pictured; ++i) {
+    if (seen.insert(result.plans[i].generator).second) drawn.push_back(i);
+  }
+  std::vector<LoweredSchedule> schedules;
+  std::vector<Prediction> predictions;
+  std::vector<std::string> titles;
+  for (const std::size_t i : drawn) {
+    const LayoutPlan& plan = result.plans[i];
+    schedules.push_back(
+        make_lowered(*plan.generator, plan.shape, {job.request.placement, plan.layout.parallelism.data}));
+    predictions.push_back(
+        predict(schedules.back(), job.costs(plan.layout), job.request.execution, Detail::actions));
+    titles.push_back(fmt::format("{}, {}", name_of(plan), to_text(plan.layout, plan.shape)));
+  }
+  std::vector<render::ReportInput> inputs;
+  for (std::size_t k = 0; k < drawn.size(); ++k) {
+    inputs.push_back({predictions[k].report, &predictions[k].timeline, &predictions[k].memory, titles[k]});
+  }
+  const LayoutPlan& best = result.plans.front();
+  const CostModel cost = job.costs(best.layout);
+  Page page;
+  page.title = job.title();
+  page.sections.push_back({"The fastest plans", job.setting() + ".", table_of(result, shown.best, experts)});
+  if (!shown.schedules.empty()) {
+    page.sections.push_back(
+        {"The fastest of each other schedule", "", table_of(result, shown.schedules, experts)});
+  }
+  page.sections.push_back({"Time against memory", "Nothing is both as fast and as small.",
+                           table_of(result, shown.front, experts)});
+  page.sections.push_back(
+      {"What the first plan hangs on",
+       "Its step, simulated again with one kind of cost a tenth shorter and a tenth longer.",
+       sensitivity_table(sensitivity(schedules.front(), cost, job.request.execution), best.step_time())});
+  page.sections.push_back({"Ruled out", "", refused_table(result)});
+  render::Table sources;
+  sources.head = {"figure", "source"};
+  for (const auto& [figure, source] : cost.sources) sources.rows.push_back({figure, source});
+  page.sections.push_back({"Where the figures come from", "", sources});
+  for (const std::size_t i : shown.front) {
+    const LayoutPlan& plan = result.plans[i];
+    const Parallelism& parallelism = plan.layout.parallelism;
+    page.points.push_back(
+        {fmt::format("{} pp{} tp{}", plan.generator->name, parallelism.pipeline, parallelism.tensor),
+         plan.step_time(), 0, plan.peak});
+  }
+  for (const std::size_t i : shown.schedules) {
+    if (std::find(shown.front.begin(), shown.front.end(), i) != shown.front.end()) continue;
+    const LayoutPlan& plan = result.plans[i];
+    page.points.push_back({std::string(plan.generator->name), plan.step_time(), 0, plan.peak});
+  }
+  write_documents(console, {{in_folder("report.md"), in_folder("report.html")}, in_folder("picture.svg")},
+                  page, inputs);
+  write_output(console, in_folder("trace.json"), [&](std::ostream& out) {
+    write_chrome_trace(out, {{predictions.front().timeline, &predictions.front().memory, ""}});
+  });
+  write_output(console, in_folder("schedule.json"),
+               [&](std::ostream& out) { write_schedule_json(out, without_messages(schedules.front())); });
+  std::string files = "plan.json, report.md, report.html, picture.svg, trace.json, schedule.json, next.txt";
+  write_output(console, in_folder("next.txt"), [&](std::ostream& out) {
+    for (const std::string& line : next_steps(job, result)) fmt::print(out, "{}\n", line);
+  });
+  if (best.generator->copies == 1) {
+    write_output(console, in_folder("schedule.csv"),
+                 [&](std::ostream& out) { write_pytorch_csv(out, without_messages(schedules.front())); });
+    files += ", schedule.csv";
+  }
+  fmt::print(console.err, "plumb: wrote {} to {}\n", files, common.out);
+}
+
+}  // namespace
+
+void PlanModelOptions::add_to(CLI::App& app) {
+  model.add_model_to(app);
+  app.add_option("--devices", devices, "With --model: devices in all, pp x tp x dp")
+      ->type_name("N")
+      ->check(CLI::Range(1u, 1u << 20));
+  app.add_option("--global-batch", global_batch, "With --model: sequences of a step")
+      ->type_name("B")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 32));
+  app.add_option("--sequence", model.sequence,
+                 "Tokens of a sequence [what the model was trained on, or 4096]")
+      ->type_name("S")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 26));
+  app.add_option("--memory", memory, "The most a device may hold [the device's]")->type_name("80GiB");
+  app.add_option("--gpu", gpu, "The device: a100 h100 h200 h800 b200 gb200")->type_name("NAME");
+  const auto list = [&](const char* flag, std::vector<std::uint32_t>& values, const char* what) {
+    app.add_option(flag, values, what)->delimiter(',')->type_name("N,…")->check(CLI::Range(1u, 1u << 20));
+  };
+  list("--pp", pipeline, "Only these numbers of pipeline ranks");
+  list("--tp", tensor, "Only these sizes of tensor-parallel groups");
+  list("--ep", expert, "Only these sizes of expert-parallel groups");
+  list("--micro-batch-size", micro_batch_sizes, "Sequences of a microbatch to try [1,2,4]");
+  app.add_option("--recompute", recompute, "Recomputations to try: none, selective, full")
+      ->delimiter(',')
+      ->type_name("WHAT,…");
+  app.add_option("--dtype", model.weights, "Weights and activations; fp8: the layers' matrix products alone")
+      ->check(CLI::IsMember({"bf16", "fp32", "fp8"}))
+      ->capture_default_str();
+  app.add_option("--gradients", model.gradients, "Accumulated weight gradients")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  app.add_flag("--no-optimizer-sharding", model.no_optimizer_sharding,
+               "Every data-parallel copy holds all optimizer state (without: ZeRO-1)");
+  app.add_option("--threads", threads, "Threads of the sweep [all cores]")->check(CLI::Range(0u, 4096u));
+}
+
+int plan_model(const PlanModelOptions& options, const PlanCommon& common, Console& console) {
+  const Job job = load(options, common, console);
+  SearchResult result;
+  {
+    const InterruptWish interrupt;
+    result = search(
+        job.request, [&](const Layout& layout) { return job.costs(layout); },
+        [&](const SearchProgress& progress) {
+          if (!console.err_is_terminal) return;
+          fmt::print(console.err, "\r{} {} of {}", progress.bounding ? "layouts" : "plans", progress.done,
+                     progress.of);
+          if (progress.best != nullptr) {
+            fmt::print(console.err, "; best so far {} {}, {}", name_of(*progress.best),
+                       to_text(progress.best->layout, progress.best->shape),
+                       to_text(progress.best->step_time()));
+          }
+          console.err << "\033[K" << std::flush;
+        },
+        &interrupt.asked());
+  }
+  if (console.err_is_terminal) console.err << "\r\033[K" << std::flush;
+  for (LayoutPlan& plan : result.plans) {
+    const Throughput worth =
+        throughput(plan.step_time(), plan.shape.microbatches, job.device, job.model, plan.layout);
+    plan.report.tokens_per_s = worth.tokens_per_s;
+    plan.report.mfu = worth.mfu;
+  }
+  if (result.interrupted) {
+    console.err << (result.plans.empty()
+                        ? "plumb: interrupted before the first plan\n"
+                        : "plumb: interrupted; this is the best of what had been looked at\n");
+  }
+  if (!common.out.empty() && !result.plans.empty()) write_folder(console, job, common, result);
+  if (common.json) {
+    print_json(console.out, job, result);
+  } else if (!result.plans.empty()) {
+    print_text(console.out, job, result);
+  } else if (!result.interrupted) {
+    print_nearest(console.out, job, result);
+  }
+  return result.plans.empty() ? 1 : 0;
+}
+
+}  // namespace plumb::tools
