@@ -174,6 +174,28 @@ void print_stages(std::ostream& out, const Answer& answer) {
   out << to_text(table);
 }
 
+// `128 heads of 192, key/value rank 512, FFN 18432, 256 experts of 2048 (8 a token, 2048 shared) in 58
+// layers, …`
+std::string sizes(const ModelShape& shape) {
+  const AttentionShape& attention = shape.attention;
+  std::string text = fmt::format("{} heads of {}", attention.heads, attention.head_dim);
+  if (attention.latent) {
+    text += fmt::format(", ranks of queries {} and of keys and values {}", attention.latent->query_rank,
+                        attention.latent->key_value_rank);
+  } else if (attention.key_value_heads != attention.heads) {
+    text += fmt::format(", {} for keys and values", attention.key_value_heads);
+  }
+  text += fmt::format(", FFN {}", shape.ffn);
+  if (shape.experts) {
+    const ExpertsShape& experts = *shape.experts;
+    text += fmt::format(", {} experts of {} ({} a token{}) in {} layers", experts.routed, experts.ffn,
+                        experts.per_token,
+                        experts.shared_ffn > 0 ? fmt::format(", {} shared", experts.shared_ffn) : "",
+                        std::count(experts.in_layer.begin(), experts.in_layer.end(), true));
+  }
+  return text + fmt::format(", vocabulary {}{}", shape.vocab, shape.tied_embeddings ? " (tied)" : "");
+}
+
 std::string joined(const std::vector<std::string>& words) {
   return fmt::format("{}", fmt::join(words, ", "));
 }
@@ -187,6 +209,7 @@ void print_text(std::ostream& out, const Answer& answer) {
   fmt::print(out, "{}: {} parameters ({}){}, {} layers, hidden {}\n", shape.name, billions(all), all,
              active != all ? fmt::format(", {} met by a token", billions(active)) : "", shape.layers,
              shape.hidden);
+  if (shape.architecture == Architecture::transformer) fmt::print(out, "{}\n", sizes(shape));
   if (shape.multi_token_layers > 0)
     fmt::print(out, "and {} MTP module{} of {} together, which the counts above leave out\n",
                shape.multi_token_layers, shape.multi_token_layers == 1 ? "" : "s",

@@ -286,6 +286,9 @@ void check_layout(const ModelShape& model, const Layout& layout) {
     if (parallelism.expert > 1) refuse("--ep", "an mlp has no experts; expected 1");
   } else {
     const AttentionShape& attention = model.attention;
+    if (model.position == PositionKind::learned && layout.sequence > model.learned_positions)
+      refuse("--sequence", fmt::format("{} tokens are more than the model's {} learned positions",
+                                       layout.sequence, model.learned_positions));
     if (attention.heads % tensor != 0)
       refuse("--tp", fmt::format("{} does not divide the {} attention heads", tensor, attention.heads));
     if (!attention.latent && attention.key_value_heads % tensor != 0 &&

@@ -80,7 +80,8 @@ std::string to_megatron(const std::vector<StageContent>& stages);
 void set_recompute(std::vector<StageContent>& stages, std::string_view text);
 
 /// Throws BadInput for what cannot be: tensor does not divide the heads or the FFN, expert does not divide
-/// tensor x data or the routed experts, a sequence that tensor does not divide, layers on no or two stages,
+/// tensor x data or the routed experts, a sequence that tensor does not divide or that is longer than the
+/// learned positions, layers on no or two stages,
 /// sizes whose bytes would not fit an integer.
 void check_layout(const ModelShape& model, const Layout& layout);
 

@@ -115,7 +115,7 @@ ModelShape model_of(const ShortForm& form) {
     model.norm = NormKind::layer_norm;
     model.ffn_kind = FfnKind::gelu;
     model.position = PositionKind::learned;
-    model.learned_positions = form.sequence.value_or(2048);
+    model.learned_positions = model.max_sequence = form.sequence.value_or(2048);
     model.attention.qkv_bias = model.attention.output_bias = model.ffn_bias = true;
     model.tied_embeddings = true;
     model.ffn = form.ffn.value_or(4 * form.hidden);

@@ -102,6 +102,15 @@ class Contract(unittest.TestCase):
         self.refused("model", "llama-3-8b", "--heads", 2, says="--heads: is for a model without a file")
         self.refused("model", "llama-3-8b", "--layout", "Et*31L", says="only 31 of the model's 32 layers")
         self.refused("model", "mixtral-8x7b", "--ep", 16, "--dp", 16, says="--ep: 16 does not divide the 8 routed")
+        self.refused("model", "--model", "gpt", "--hidden", 64, "--layers", 2, "--heads", 4, "--sequence", 4096, "--layout", "Et|tL",
+                     "--stages", 3, says="--layout: has 2 stages, expected 3")
+        with tempfile.TemporaryDirectory() as folder:
+            self.refused("model", folder, says="config.json: cannot be read")
+            for content, says in ((b"", "is not JSON"), (b"\x00\x01", "binary"), (b'{"hidden_size":NaN}', "is not JSON"), (b"[" * 100000, "nested deeper")):
+                path = os.path.join(folder, "broken.json")
+                with open(path, "wb") as file:
+                    file.write(content)
+                self.refused("model", path, says=says)
         self.refused("model", "-", says="standard input: /hidden_size", stdin='{"model_type":"llama","hidden_size":-1}')
 
     def test_check_names_a_deadlock(self):

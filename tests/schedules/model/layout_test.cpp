@@ -10,6 +10,7 @@ namespace plumb {
 namespace {
 
 using testing::deepseek_v3;
+using testing::gpt;
 using ::testing::HasSubstr;
 using testing::layout_of;
 using testing::llama;
@@ -159,6 +160,8 @@ TEST(CheckLayout, NamesTheDegreeThatDoesNotFit) {
               HasSubstr("need sequence parallelism"));
   EXPECT_THAT(says(mlp(8, 4), [](Layout& l) { l.parallelism.tensor = 2; }),
               HasSubstr("an mlp stage is not split"));
+  EXPECT_THAT(says(gpt(64, 2, 4), [](Layout&) {}),
+              HasSubstr("--sequence: 4096 tokens are more than the model's 2048"));
   EXPECT_THAT(says(dense, [](Layout& l) { l.parallelism.data = 0; }), HasSubstr("is 0; 1 means none"));
   EXPECT_THAT(says(dense, [](Layout& l) { l.stages[1].first_layer = 17; }),
               HasSubstr("stage 1 begins with layer 17, expected layer 16"));
