@@ -5,7 +5,7 @@ cmake_minimum_required(VERSION 3.25)
 # folder → what it may include beside itself. A file belongs to the longest folder that holds it, and so does what
 # it includes; a folder that is not here yet has to be added, with its arrow.
 set(folders schedules/ir schedules/model schedules/generators sim calibrate runtime runtime/bootstrap runtime/reference
-    runtime/device runtime/layers tools tools/render tools/planner)
+    runtime/device runtime/layers runtime/cuda tools tools/render tools/planner)
 set(allowed_schedules/ir)
 set(allowed_schedules/model schedules/ir)
 set(allowed_calibrate schedules/ir schedules/model)
@@ -16,6 +16,7 @@ set(allowed_runtime/bootstrap schedules/ir)
 set(allowed_runtime/reference schedules/ir schedules/model)
 set(allowed_runtime/device schedules/ir)
 set(allowed_runtime/layers schedules/ir schedules/model runtime/device)
+set(allowed_runtime/cuda schedules/ir schedules/model runtime runtime/bootstrap runtime/device runtime/layers)
 set(allowed_tools/render schedules/ir sim)
 set(allowed_tools/planner schedules/ir schedules/model schedules/generators calibrate sim)
 set(allowed_tools schedules/ir schedules/model schedules/generators calibrate sim tools/planner tools/render)

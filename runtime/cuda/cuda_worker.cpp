@@ -1,0 +1,312 @@
+#include "runtime/cuda/cuda_worker.hpp"
+
+#include "runtime/cuda/gradient_kernels.hpp"
+#include "runtime/cuda/local_transport.hpp"
+#include "runtime/cuda/nccl_transport.hpp"
+#include "runtime/cuda/rank_compute.hpp"
+#include "runtime/cuda/step_guard.hpp"
+#include "runtime/device/check.hpp"
+#include "runtime/device/device_info.hpp"
+#include "runtime/device/green_context.hpp"
+#include "schedules/ir/error.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <future>
+#include <iterator>
+#include <string>
+#include <utility>
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+namespace plumb::cuda {
+namespace {
+
+// What the workers of one process share. It lives as long as the last of them.
+struct Shared {
+  Shared(const TrainingPlan& p, std::uint32_t d)
+      : plan(p), device(d), guard(std::chrono::nanoseconds(p.deadline.ns)) {}
+  /// The thread that calls it launches there from then on.
+  void use_device() const { PLUMB_CUDA_CALL(cudaSetDevice(static_cast<int>(device))); }
+
+  TrainingPlan plan;
+  std::uint32_t device;
+  StepGuard guard;
+  std::vector<device::GreenContext> shares;
+  layers::ProductAlgorithms algorithms;
+  std::unique_ptr<LocalExchange> exchange;
+};
+
+class CudaWorker : public Worker {
+ public:
+  CudaWorker(std::shared_ptr<Shared> shared, Rank rank, std::uint32_t copy, const device::GreenContext* share,
+             std::unique_ptr<Transport> transport)
+      : shared_(std::move(shared)),
+        rank_(rank),
+        copy_(copy),
+        compute_(shared_->plan, rank, share, shared_->algorithms),
+        transport_(std::move(transport)),
+        posted_(compute_.program().messages),
+        squares_(Bytes{static_cast<std::int64_t>((squares_partials + 1) * sizeof(double))}) {}
+
+  void initialise() {
+    shared_->use_device();
+    compute_.initialise();
+  }
+
+  Rank rank() const override { return rank_; }
+  std::uint32_t copy() const override { return copy_; }
+  const RankProgram& program() const override { return compute_.program(); }
+  std::span<const StageMemory> stage_memory() const override { return compute_.stage_memory(); }
+
+  void begin_step() override {
+    shared_->use_device();
+    step_ = 0;
+    compute_.begin_step();
+    transport_->begin_step(compute_.streams());
+  }
+
+  void compute(const ComputeStep& step) override {
+    for (const auto& waited : {step.received, step.reused}) {
+      for (const std::uint32_t message : waited) {
+        if (message != no_index) compute_.stream().wait(transport_->end_of(message, step_));
+      }
+    }
+    compute_.compute(step);
+    ++step_;
+  }
+
+  void communicate(const CommStep& step) override {
+    std::vector<Posted>& posted = to_post_;
+    posted.clear();
+    for (const MessageStep& message : step.messages) {
+      const bool send = is_send(message.op.kind) && !step.waited_together;
+      const device::Event& after =
+          send ? compute_.end_of(message.made_by, message.made_by_op) : behind(step.behind);
+      posted_[message.index] = &after;
+      posted.push_back({&message, compute_.place(message.buffer), &after});
+    }
+    transport_->post(posted, step.waited_together, step_);
+    if (step.waited_together) {
+      for (const MessageStep& message : step.messages)
+        compute_.stream().wait(transport_->end_of(message.index, step_));
+    }
+    ++step_;
+  }
+
+  void reduce(const ReduceStep& step) override {
+    transport_->reduce(step, compute_.parameters(step.stage).gradients(), behind(step.behind), step_);
+    ++step_;
+  }
+
+  void finish_step() override {
+    transport_->finish_step();
+    const std::uint32_t actions = program().actions;
+    if (actions > 0) {
+      const device::Event& last = compute_.end_of(actions - 1);
+      shared_->guard.wait([&] { return last.happened(); },
+                          [&] { return fmt::format("{}, waiting for its last action", name()); }, true);
+    }
+    // The step began when the first action of any rank did.
+    std::vector<double> first(workers());
+    if (actions > 0) {
+      const TimePoint begin = compute_.interval(0, transport_->base()).begin + transport_->base_time();
+      first[worker()] = static_cast<double>(begin.ns);
+    }
+    transport_->sum(first);
+    const double earliest = *std::min_element(first.begin(), first.end());
+    origin_ = Duration{static_cast<std::int64_t>(earliest)} - transport_->base_time();
+  }
+
+  StepTimes times() override {
+    const device::Event& base = transport_->base();
+    const auto since = [&](TimePoint time) { return std::max(TimePoint{}, time - origin_); };
+    const auto moved = [&](Interval interval) {
+      return Interval{since(interval.begin), since(interval.end)};
+    };
+    StepTimes times;
+    for (std::uint32_t i = 0; i < program().actions; ++i)
+      times.compute.push_back(moved(compute_.interval(i, base)));
+    for (std::uint32_t i = 0; i < program().messages; ++i) {
+      MessageTimes& message = times.messages.emplace_back(transport_->message_times(i));
+      message.posted = since(TimePoint{} + device::between(base, *posted_[i]));
+      if (message.begin) message.begin = since(*message.begin);
+      if (message.end) message.end = since(*message.end);
+    }
+    for (std::uint32_t i = 0; i < program().collectives; ++i)
+      times.collectives.push_back(moved(transport_->reduction_times(i)));
+    times.segments = compute_.segments(base);
+    for (SegmentSpan& span : times.segments) {
+      span.begin = since(span.begin);
+      span.end = since(span.end);
+    }
+    return times;
+  }
+
+  void abort() noexcept override {
+    try {
+      transport_->give_up(fmt::format("{} at step {}", name(), step_));
+    } catch (...) {
+      transport_->give_up({});
+    }
+  }
+
+  bool needs(Microbatch microbatch) const override {
+    return compute_.needs_input(microbatch) || compute_.needs_target(microbatch);
+  }
+  void load(Microbatch microbatch, const MicrobatchData& data) override {
+    shared_->use_device();
+    compute_.load(microbatch, data);
+  }
+
+  void clear_gradients() override {
+    shared_->use_device();
+    for (const Stage stage : program().held) compute_.parameters(stage).clear_gradients(compute_.lane());
+    compute_.stream().synchronize();
+  }
+
+  std::vector<std::pair<Microbatch, double>> losses() override {
+    shared_->use_device();
+    return compute_.losses();
+  }
+
+  double squared_gradient_norm() override {
+    shared_->use_device();
+    double sum = 0;
+    if (copy_ > 0) return sum;
+    for (const Stage stage : program().held) {
+      if (lowest_owner(stage) != rank_) continue;
+      const std::span<float> gradients = compute_.parameters(stage).gradients();
+      double* partials = squares_.as<double>();
+      double* total = partials + squares_partials;
+      sum_of_squares(compute_.stream(), gradients.data(), gradients.size(), partials, total);
+      double value = 0;
+      device::copy(compute_.stream(), &value, total, sizeof value);
+      compute_.stream().synchronize();
+      sum += value;
+    }
+    return sum;
+  }
+
+  void update(std::uint64_t step, double learning_rate, double gradient_scale) override {
+    shared_->use_device();
+    for (const Stage stage : program().held) {
+      compute_.parameters(stage).update(compute_.lane(), shared_->plan.optimizer, step, learning_rate,
+                                        gradient_scale);
+    }
+    compute_.stream().synchronize();
+  }
+
+  std::vector<float> gradients(Stage stage) override {
+    shared_->use_device();
+    return compute_.parameters(stage).host_gradients(compute_.lane());
+  }
+  StageState state(Stage stage) override {
+    shared_->use_device();
+    return compute_.parameters(stage).state(compute_.lane());
+  }
+  void set_state(Stage stage, const StageState& state) override {
+    shared_->use_device();
+    compute_.parameters(stage).set_state(compute_.lane(), state);
+  }
+
+  void sum(std::span<double> values) override { transport_->sum(values); }
+
+ private:
+  std::uint32_t workers() const {
+    return shared_->plan.schedule.ranks() * shared_->plan.schedule.data_parallel;
+  }
+  std::uint32_t worker() const { return copy_ * shared_->plan.schedule.ranks() + rank_.value; }
+  std::string name() const { return fmt::format("rank {} of copy {}", rank_.value, copy_); }
+
+  const device::Event& behind(std::uint32_t position) const {
+    return position == no_index ? transport_->base() : compute_.end_of(position);
+  }
+
+  Rank lowest_owner(Stage stage) const {
+    for (const ProgramStep& step : program().steps) {
+      const auto* reduction = std::get_if<ReduceStep>(&step);
+      if (reduction && reduction->stage == stage) return reduction->owners.front();
+    }
+    return rank_;  // nobody else holds it
+  }
+
+  std::shared_ptr<Shared> shared_;
+  Rank rank_;
+  std::uint32_t copy_;
+  RankCompute compute_;
+  std::unique_ptr<Transport> transport_;
+  std::vector<const device::Event*> posted_;  // [message] behind what it was posted
+  std::vector<Posted> to_post_;
+  device::Buffer squares_;
+  Duration origin_{};
+  std::uint32_t step_ = 0;
+};
+
+std::uint32_t current_device() {
+  int device = 0;
+  PLUMB_CUDA_CALL(cudaGetDevice(&device));
+  return static_cast<std::uint32_t>(device);
+}
+
+// The host makes the numbers, which is slow enough for a thread each.
+void initialise(std::span<const std::unique_ptr<CudaWorker>> workers) {
+  std::vector<std::future<void>> done;
+  for (const auto& worker : workers) {
+    done.push_back(std::async(std::launch::async, [&worker = *worker] { worker.initialise(); }));
+  }
+  for (std::future<void>& one : done) one.get();
+}
+
+}  // namespace
+
+std::vector<std::unique_ptr<Worker>> make_local_workers(const TrainingPlan& plan,
+                                                        const LocalOptions& options) {
+  device::require_device();
+  const std::uint32_t ranks = plan.schedule.ranks();
+  const std::uint32_t count = ranks * plan.schedule.data_parallel;
+  auto shared = std::make_shared<Shared>(plan, current_device());
+  const std::uint32_t shares = options.shares == 0 ? count : options.shares;
+  if (shares < count)
+    throw BadInput("the shares of the GPU", fmt::format("{} workers cannot have {} shares", count, shares));
+  if (options.algorithms) shared->algorithms = layers::ProductAlgorithms::from_text(*options.algorithms);
+  shared->shares = device::partition(shares);
+  shared->exchange = std::make_unique<LocalExchange>(shared->plan.schedule, shared->guard);
+  std::vector<std::unique_ptr<CudaWorker>> made;
+  for (std::uint32_t copy = 0; copy < plan.schedule.data_parallel; ++copy) {
+    for (std::uint32_t r = 0; r < ranks; ++r) {
+      made.push_back(std::make_unique<CudaWorker>(shared, Rank{r}, copy, &shared->shares[made.size()],
+                                                  shared->exchange->side(Rank{r}, copy)));
+    }
+  }
+  initialise(made);
+  device::synchronize();
+  if (options.algorithms) *options.algorithms = shared->algorithms.to_text();
+  return {std::move_iterator(made.begin()), std::move_iterator(made.end())};
+}
+
+std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& rendezvous,
+                                         const NcclOptions& options) {
+  device::require_device();
+  auto shared = std::make_shared<Shared>(plan, options.device);
+  shared->use_device();
+  if (options.algorithms) shared->algorithms = layers::ProductAlgorithms::from_text(*options.algorithms);
+  const device::GreenContext* share = nullptr;
+  if (options.shares > 0) {
+    shared->shares = device::partition(options.shares);
+    share = &shared->shares.at(options.share);
+  }
+  const std::uint32_t ranks = plan.schedule.ranks();
+  const auto deadline = std::chrono::milliseconds(plan.deadline.ns / 1'000'000);
+  auto transport = std::make_unique<NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
+                                                   options.channels, deadline);
+  auto worker = std::make_unique<CudaWorker>(shared, Rank{rendezvous.rank() % ranks},
+                                             rendezvous.rank() / ranks, share, std::move(transport));
+  worker->initialise();
+  device::synchronize();
+  if (options.algorithms) *options.algorithms = shared->algorithms.to_text();
+  return worker;
+}
+
+}  // namespace plumb::cuda

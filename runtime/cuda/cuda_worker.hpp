@@ -1,0 +1,50 @@
+// A rank on a GPU.
+#pragma once
+#include "runtime/worker.hpp"
+#include "schedules/ir/units.hpp"
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace plumb {
+class Rendezvous;
+}
+
+namespace plumb::cuda {
+
+struct LocalOptions {
+  /// Into how many shares the GPU is cut; each worker has one. 0: as many as there are workers. A worker that
+  /// is to compute bit by bit what another plan's workers do has to have a share as large as theirs.
+  std::uint32_t shares = 0;
+  /// How each shape of matrix product is computed (ProductAlgorithms::to_text). What is not there yet is
+  /// chosen by trying, and added: two plans compute the same only with the same choices. Nothing: chosen
+  /// anew.
+  std::map<std::string, std::string>* algorithms = nullptr;
+};
+
+/// All workers of the plan in this process and on the current GPU, a thread each to run them: [copy x ranks +
+/// rank]. Memory is allocated, kernels are loaded and matrix products are tried out here, so this takes
+/// seconds; nothing of that happens in a step. Throws DeviceError where there is no GPU, it cannot be cut so
+/// finely, or its memory does not suffice (with what is needed and what is there).
+std::vector<std::unique_ptr<Worker>> make_local_workers(const TrainingPlan& plan,
+                                                        const LocalOptions& options = {});
+
+struct NcclOptions {
+  std::uint32_t device = 0;  // of this machine
+  /// Where several ranks have one GPU (under MPS): into how many shares it is cut, and which is this rank's.
+  /// 0: all of it, which ranks then share as they come.
+  std::uint32_t shares = 0;
+  std::uint32_t share = 0;
+  std::uint32_t channels = 2;                                // the most blocks of a kernel of NCCL's
+  std::map<std::string, std::string>* algorithms = nullptr;  // as in LocalOptions
+};
+
+/// This process's worker, of copy x ranks + rank == rendezvous.rank(). Together with all others, and as slow
+/// as make_local_workers. The rendezvous outlives it, and belongs to the thread that runs the worker.
+std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& rendezvous,
+                                         const NcclOptions& options = {});
+
+}  // namespace plumb::cuda

@@ -1,0 +1,102 @@
+// Ranks in processes of their own, on one machine or many: messages through NCCL.
+#pragma once
+#include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/cuda/step_guard.hpp"
+#include "runtime/cuda/transport.hpp"
+#include "runtime/device/communicator.hpp"
+#include "runtime/device/event.hpp"
+#include "runtime/device/stream.hpp"
+#include "schedules/ir/lower.hpp"
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace plumb::cuda {
+
+/// Messages that stand alone have a communicator of two ranks and a stream for each pair and direction: in
+/// one communicator everything would wait for what was launched before it. Messages that are waited for
+/// together are one group of a communicator of the whole pipeline. Gradients are summed in a communicator for
+/// each set of owners, in the order of stages: the owners may reach them in different orders.
+///
+/// Every rank issues from one thread. Whoever meets an error, or the deadline, aborts its communicators and
+/// tells the others through the rendezvous.
+class NcclTransport : public Transport {
+ public:
+  /// All ranks of all copies together: copy x ranks + rank is the rank in the rendezvous. `channels`: at most
+  /// so many blocks of a kernel, taken from the computation beside it.
+  NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
+                std::uint32_t channels, std::chrono::milliseconds deadline);
+  ~NcclTransport() override;
+
+  void begin_step(std::span<const device::Stream* const> streams) override;
+  const device::Event& base() const override { return base_; }
+  Duration base_time() const override { return base_time_; }
+  void post(std::span<const Posted> messages, bool together, std::uint32_t step) override;
+  const device::Event& end_of(std::uint32_t message, std::uint32_t step) override;
+  void reduce(const ReduceStep& reduction, std::span<float> gradients, const device::Event& after,
+              std::uint32_t step) override;
+  void finish_step() override;
+  MessageTimes message_times(std::uint32_t message) override;
+  Interval reduction_times(std::uint32_t index) override;
+  void sum(std::span<double> values) override;
+  void give_up(const std::string& reason) noexcept override;
+
+ private:
+  /// A communicator of some workers and the stream of what it does.
+  struct Group {
+    std::vector<std::uint32_t> workers;
+    std::uint32_t own = 0;  // this worker's place among them
+    std::optional<device::Communicator> communicator;
+    device::Stream stream{device::Priority::high};
+  };
+  struct Span {
+    device::Event begin{device::EventKind::timing};
+    device::Event end{device::EventKind::timing};
+  };
+  struct Waiting {
+    const ReduceStep* reduction = nullptr;
+    std::span<float> gradients;
+    const device::Event* after = nullptr;
+  };
+
+  void make_groups(std::uint32_t channels, std::chrono::milliseconds deadline);
+  std::size_t add_group(std::vector<std::vector<std::uint32_t>>& all,
+                        std::vector<std::uint32_t> workers) const;
+  std::uint32_t worker_of(Rank rank) const { return copy_ * schedule_.ranks() + rank.value; }
+  void launch_reductions(bool all, std::uint32_t step);
+  void all_reduce(Waiting& waiting);
+  void move(Group& group, const Posted& posted, std::uint32_t peer);
+  /// Runs `issue`, and lets an error say which rank and step it met.
+  template <class Issue>
+  void issue(std::uint32_t step, Issue issue);
+  void wait_for(const device::Event& event, const std::string& what);
+  std::string at(std::uint32_t step) const;
+
+  const LoweredSchedule& schedule_;
+  Rendezvous& rendezvous_;
+  StepGuard& guard_;
+  Rank rank_;
+  std::uint32_t copy_;
+  std::vector<std::unique_ptr<Group>> groups_;   // that this worker is in, in the one order of all workers
+  std::vector<std::uint32_t> message_groups_;    // [message]
+  std::vector<Span> messages_;                   // [message]
+  std::vector<std::uint32_t> reduction_groups_;  // [ReduceStep::index]
+  std::vector<Stage> reduction_stages_;          // [ReduceStep::index]
+  std::vector<Span> reductions_;                 // [ReduceStep::index]
+  std::vector<Waiting> reached_;                 // [ReduceStep::index] reached in this step
+  std::vector<std::uint32_t> by_stage_;          // indices of reductions, by stage
+  std::size_t launched_ = 0;                     // of by_stage_
+  device::Stream base_stream_;
+  device::Event base_{device::EventKind::timing};
+  Duration base_time_{};
+  Duration clock_offset_{};
+  std::thread::id owner_ = std::this_thread::get_id();  // that launches
+  bool lost_ = false;
+};
+
+}  // namespace plumb::cuda

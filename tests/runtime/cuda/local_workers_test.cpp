@@ -1,0 +1,205 @@
+// Pipelines on one GPU against the same stages without a pipeline.
+#include "runtime/cuda/cuda_worker.hpp"
+#include "runtime/executor.hpp"
+#include "schedules/generators/generator.hpp"
+#include "schedules/ir/error.hpp"
+#include "schedules/model/layer_costs.hpp"
+#include "tests/runtime/cuda/team.hpp"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <tuple>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace plumb::cuda {
+namespace {
+
+using namespace plumb::test;
+using testing::HasSubstr;
+
+constexpr std::uint64_t hidden = 256;
+constexpr std::uint64_t tokens = 128;
+
+LoweredSchedule schedule(const std::string& name, std::uint32_t ranks, CommPlacement placement,
+                         std::uint32_t data_parallel = 1) {
+  const Generator& made_by = generator(name);
+  // The smallest number of microbatches from 2p on that the schedule takes.
+  for (std::uint32_t m = 2 * ranks;; ++m) {
+    const Shape shape{ranks, m, std::nullopt, std::nullopt};
+    try {
+      return make_lowered(made_by, shape, {placement, data_parallel});
+    } catch (const BadInput&) {
+      if (m > 4 * ranks) throw;
+    }
+  }
+}
+
+// Two owners of a stage add up in another order than one does: the sums differ by roundings of float32 (2^-24
+// of what is added up), so squares by about 1e-15. Everybody else does the very same operations in the same
+// order.
+double bound(const LoweredSchedule& schedule) {
+  std::vector<std::uint32_t> holders(schedule.stages);
+  for (const LoweredRank& rank : schedule.per_rank) {
+    for (const Step& step : rank.steps) {
+      if (const auto* collective = std::get_if<Collective>(&step)) ++holders[collective->op.stage.value];
+    }
+  }
+  return std::any_of(holders.begin(), holders.end(), [](auto n) { return n > 1; }) ? 1e-13 : 0;
+}
+
+void expect_unpipelined(const TrainingPlan& plan) {
+  std::map<std::string, std::string> algorithms;
+  const std::uint32_t shares = plan.schedule.ranks() * plan.schedule.data_parallel;
+  const LocalOptions options{shares, &algorithms};
+  Team team = make_local_workers(plan, options);
+  load_data(team, plan);
+  step(team);
+
+  TrainingPlan alone = plan;
+  alone.schedule = unpipelined(plan.schedule.stages, plan.schedule.microbatches);
+  Team one = make_local_workers(alone, options);
+  load_data(one, alone);
+  step(one);
+
+  const Difference difference = compare(team, plan, gradients(one, plan.schedule.stages));
+  EXPECT_LE(difference.largest, bound(plan.schedule)) << difference.parameter;
+  EXPECT_EQ(losses(team, plan.schedule.microbatches), losses(one, plan.schedule.microbatches));
+}
+
+class EverySchedule : public testing::TestWithParam<std::tuple<std::string, std::uint32_t>> {};
+
+TEST_P(EverySchedule, ComputesWhatNoPipelineComputes) {
+  const auto& [name, ranks] = GetParam();
+  for (const CommPlacement placement : {CommPlacement::per_op, CommPlacement::batched}) {
+    SCOPED_TRACE(placement == CommPlacement::batched ? "batched" : "per op");
+    expect_unpipelined(plan_for(schedule(name, ranks, placement), mlp(hidden), tokens, WeightType::bf16));
+  }
+  expect_unpipelined(
+      plan_for(schedule(name, ranks, CommPlacement::per_op), mlp(hidden), tokens, WeightType::fp32));
+}
+
+std::vector<std::string> names() {
+  std::vector<std::string> names;
+  for (const Generator* generator : generators()) names.emplace_back(generator->name);
+  return names;
+}
+std::string label(const testing::TestParamInfo<EverySchedule::ParamType>& info) {
+  std::string text = std::get<0>(info.param) + "_" + std::to_string(std::get<1>(info.param));
+  std::replace(text.begin(), text.end(), '-', '_');
+  return text;
+}
+INSTANTIATE_TEST_SUITE_P(Generators, EverySchedule,
+                         testing::Combine(testing::ValuesIn(names()), testing::Values(2, 4, 8)), label);
+
+TEST(LocalWorkers, TransformersComputeWhatNoPipelineComputes) {
+  for (const char* name : {"1f1b", "zb-h1", "interleaved-1f1b", "zb-v"}) {
+    SCOPED_TRACE(name);
+    TrainingPlan plan =
+        plan_for(schedule(name, 2, CommPlacement::per_op), gpt(hidden), tokens, WeightType::bf16);
+    expect_unpipelined(plan);
+  }
+}
+
+TEST(LocalWorkers, CopiesOfAPipelineSumTheirGradients) {
+  const TrainingPlan plan =
+      plan_for(schedule("1f1b", 2, CommPlacement::per_op, 2), mlp(hidden), tokens, WeightType::bf16);
+  std::map<std::string, std::string> algorithms;
+  const LocalOptions options{4, &algorithms};
+  Team team = make_local_workers(plan, options);
+  load_data(team, plan);
+  step(team);
+  // Both copies got the same data, and each gradient is halved for the mean over both, which is exact: the
+  // sum is that of one copy.
+  TrainingPlan single = plan;
+  single.schedule.data_parallel = 1;
+  single.schedule = schedule("1f1b", 2, CommPlacement::per_op);
+  Team one = make_local_workers(single, options);
+  load_data(one, single);
+  step(one);
+  EXPECT_EQ(compare(team, plan, gradients(one, plan.schedule.stages)).largest, 0);
+}
+
+TEST(LocalWorkers, KeepTheBytesThatTheModelSays) {
+  const TrainingPlan plan =
+      plan_for(schedule("zb-h1", 4, CommPlacement::per_op), gpt(hidden), tokens, WeightType::bf16);
+  Team team = make_local_workers(plan);
+  for (const auto& worker : team) {
+    for (const Stage stage : worker->program().held) {
+      const StageBytes said = stage_bytes(plan.model, plan.layout, stage);
+      const StageMemory& real = worker->stage_memory()[stage.value];
+      EXPECT_EQ(real.kept_for_input + real.kept_for_weight, said.kept_by_forward);
+      EXPECT_EQ(real.kept_for_input, said.freed_by_backward_input);
+      EXPECT_EQ(real.gradients_kept, said.added_by_backward_input);
+    }
+  }
+}
+
+// A linear regression's loss falls under AdamW, and all copies of a stage keep equal weights.
+TEST(LocalWorkers, TrainingLowersTheLossAndKeepsCopiesEqual) {
+  TrainingPlan plan =
+      plan_for(schedule("dualpipe", 2, CommPlacement::per_op), mlp(hidden), tokens, WeightType::bf16);
+  Team team = make_local_workers(plan);
+  load_data(team, plan);
+  std::vector<double> means;
+  for (std::uint64_t i = 1; i <= 10; ++i) {
+    step(team);
+    double mean = 0;
+    for (const double loss : losses(team, plan.schedule.microbatches))
+      mean += loss / plan.schedule.microbatches;
+    means.push_back(mean);
+    together(team, [&](Worker& worker) { worker.update(i, 1e-3, 1); });
+  }
+  EXPECT_LT(means.back(), 0.99 * means.front());
+  EXPECT_EQ(team[0]->state(Stage{0}), team[1]->state(Stage{0}));
+}
+
+TEST(LocalWorkers, TheDeadlineNamesTheRankAndWhatItWaitsFor) {
+  TrainingPlan plan =
+      plan_for(schedule("1f1b", 2, CommPlacement::per_op), mlp(hidden), tokens, WeightType::bf16);
+  plan.deadline = Duration{200'000'000};
+  Team team = make_local_workers(plan);
+  load_data(team, plan);
+  try {
+    together(team, [](Worker& worker) {
+      worker.begin_step();
+      if (worker.rank() == Rank{0}) return;  // it sends nothing
+      for (const ProgramStep& one : worker.program().steps) {
+        if (const auto* compute = std::get_if<ComputeStep>(&one)) worker.compute(*compute);
+        if (const auto* comm = std::get_if<CommStep>(&one)) worker.communicate(*comm);
+      }
+    });
+    ADD_FAILURE() << "rank 1 went on without its input";
+  } catch (const DeviceError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("rank 1, step"));
+    EXPECT_THAT(error.what(), HasSubstr("1RECV_F0 from rank 0"));
+  }
+}
+
+TEST(LocalWorkers, AreDatedOnOneClock) {
+  const TrainingPlan plan =
+      plan_for(schedule("1f1b", 4, CommPlacement::per_op), mlp(hidden), tokens, WeightType::bf16);
+  Team team = make_local_workers(plan);
+  load_data(team, plan);
+  step(team);
+  const Timeline timeline = timeline_of(team, plan);
+  // No op begins before its input has come, and the first begins at 0.
+  EXPECT_EQ(timeline.ranks[0].compute.front().begin, TimePoint{});
+  for (const MessageSpan& message : timeline.messages) {
+    EXPECT_LE(message.send_ready, message.begin);
+    EXPECT_LE(message.begin, message.end);
+  }
+  for (const RankTimeline& rank : timeline.ranks) {
+    TimePoint before{};
+    for (const ComputeSpan& span : rank.compute) {
+      EXPECT_LE(before, span.begin);
+      EXPECT_LE(span.last_input_sent, span.begin);
+      before = span.end;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace plumb::cuda
