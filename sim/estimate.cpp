@@ -189,10 +189,11 @@ CostModel estimate(const DeviceDescription& device, const ModelShape& model, con
 }
 
 void apply_software(const DeviceDescription& device, Layout& layout) {
-  layout.numerics.fused_attention = device.efficiencies.fused_attention;
-  layout.numerics.fused_loss = device.efficiencies.fused_loss;
-  layout.numerics.dropout = device.efficiencies.dropout;
-  layout.parallelism.sequence_parallel = device.efficiencies.sequence_parallel;
+  const Efficiencies& software = device.efficiencies;
+  layout.numerics.fused_attention = layout.numerics.fused_attention && software.fused_attention;
+  layout.numerics.fused_loss = layout.numerics.fused_loss && software.fused_loss;
+  layout.numerics.dropout = layout.numerics.dropout || software.dropout;
+  layout.parallelism.sequence_parallel = layout.parallelism.sequence_parallel && software.sequence_parallel;
 }
 
 Throughput throughput(Duration step_time, std::uint32_t microbatches, const DeviceDescription& device,

@@ -28,8 +28,8 @@ CostModel measured_chunk(const Calibration& calibration);
 /// for a layout that cannot be (`check_layout`).
 CostModel estimate(const DeviceDescription& device, const ModelShape& model, const Layout& layout);
 
-/// What the device's software does unless told otherwise: whether attention and loss are fused, dropout,
-/// sequence parallelism.
+/// Takes what the device's software does not have out of the layout (fused attention and loss, sequence
+/// parallelism), and adds the dropout it has.
 void apply_software(const DeviceDescription& device, Layout& layout);
 
 /// What a step of the whole job is worth.

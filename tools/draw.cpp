@@ -2,10 +2,10 @@
 #include "schedules/ir/costs_file.hpp"
 #include "schedules/ir/error.hpp"
 #include "tools/command.hpp"
-#include "tools/options.hpp"
 #include "tools/planner/predict.hpp"
 #include "tools/render/svg_picture.hpp"
 #include "tools/render/terminal.hpp"
+#include "tools/step_options.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ostream.h>
@@ -14,9 +14,7 @@ namespace plumb::tools {
 namespace {
 
 struct Options {
-  ScheduleOptions schedule;
-  CostOptions costs;
-  ExecutionFlags execution;
+  StepOptions step;
   std::string svg;
   std::string quantum;
   std::optional<std::size_t> width;
@@ -30,7 +28,6 @@ CostModel picture_costs() {
 }
 
 int run(const Options& options, Console& console) {
-  const LoweredSchedule schedule = options.schedule.load();
   render::TerminalOptions terminal;
   terminal.colour = console.colour ? render::Colour::ansi256 : render::Colour::off;
   terminal.width = options.width.value_or(console.out_is_terminal ? console.width : 0);
@@ -38,14 +35,16 @@ int run(const Options& options, Console& console) {
     terminal.quantum = parse_duration(options.quantum, "--quantum");
     if (terminal.quantum->ns == 0) throw BadInput("--quantum", "must be longer than 0");
   }
-  if (!options.costs.given() && options.svg.empty()) {
+  if (!options.step.costs_given() && options.svg.empty()) {
     if (terminal.quantum)
-      throw BadInput("--quantum", "needs --costs or --calibration: without them every action takes one step");
-    console.out << render::step_grid(without_messages(schedule), terminal);
+      throw BadInput("--quantum", "needs costs: without them every action takes one step");
+    console.out << render::step_grid(without_messages(options.step.schedule.load()), terminal);
     return 0;
   }
-  const CostModel cost = options.costs.given() ? options.costs.load(schedule.stages) : picture_costs();
-  const Prediction prediction = predict(schedule, cost, options.execution.load());
+  const Prediction prediction =
+      options.step.costs_given()
+          ? options.step.load(console).predict(Detail::segments)
+          : predict(options.step.schedule.load(), picture_costs(), options.step.execution.load());
   if (options.svg.empty()) {
     console.out << render::picture(prediction.timeline, terminal);
     return 0;
@@ -68,9 +67,7 @@ Command draw_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("draw", "Draw a schedule: steps without costs, a time axis with them");
-  options->schedule.add_to(*command, true);
-  options->costs.add_to(*command);
-  options->execution.add_to(*command);
+  options->step.add_to(*command);
   command
       ->add_option("--svg", options->svg,
                    "Write an SVG picture here (without costs: every op 1 ms, a whole backward 2)")

@@ -166,8 +166,7 @@ void CostOptions::add_to(CLI::App& app) {
                  "Measured costs: a bundled calibration's name, or a plumb.calibration/1 file")
       ->type_name("NAME|FILE")
       ->excludes(list);
-  app.add_option("--layers", layers,
-                 "Layers of the model, shared out evenly over its stages [the calibration's]")
+  app.add_option("--layers", layers, "Layers of the model [the calibration's, or the model file's]")
       ->type_name("L")
       ->check(CLI::Range(1u, 100'000u));
   app.add_option("--op-costs", op_costs, "CSV rank,action,duration_ns that overrides single ops")

@@ -5,11 +5,12 @@
 #include "sim/critical_path.hpp"
 #include "sim/report_json.hpp"
 #include "tools/command.hpp"
-#include "tools/options.hpp"
+#include "tools/memory_limit.hpp"
 #include "tools/planner/predict.hpp"
 #include "tools/render/report_tables.hpp"
 #include "tools/render/table.hpp"
 #include "tools/report_text.hpp"
+#include "tools/step_options.hpp"
 
 #include <memory>
 
@@ -20,11 +21,10 @@ namespace plumb::tools {
 namespace {
 
 struct Options {
-  ScheduleOptions schedule;
-  CostOptions costs;
-  ExecutionFlags execution;
+  StepOptions step;
   std::string trace;
   std::string timeline;
+  std::string memory;
   bool critical_path = false;
   bool json = false;
 };
@@ -91,12 +91,19 @@ std::string text_of(const CriticalPath& path) {
 }
 
 int run(const Options& options, Console& console) {
-  const LoweredSchedule schedule = options.schedule.load();
-  const CostModel cost = options.costs.load(schedule.stages);
-  const ExecutionOptions execution = options.execution.load();
+  std::optional<Bytes> limit;
+  if (!options.memory.empty()) limit = parse_bytes(options.memory, "--memory");
+  const StepToRun step = options.step.load(console);
   std::optional<CriticalPath> path;
-  if (options.critical_path) path = path_of(schedule, cost, execution);
-  const Prediction prediction = predict(schedule, cost, execution);
+  if (options.critical_path) path = path_of(step.schedule, step.cost, step.execution);
+  const bool spans = !options.trace.empty() || !options.timeline.empty();
+  const Prediction prediction = step.predict(spans ? Detail::segments : Detail::actions);
+  std::vector<Crossing> crossed;
+  std::vector<Remedy> fitting;
+  if (limit) {
+    crossed = crossings(prediction, *limit);
+    if (!crossed.empty()) fitting = remedies(step, prediction, *limit);
+  }
   if (!options.trace.empty()) {
     warn_of_large_trace(console, prediction.timeline);
     write_output(console, options.trace, [&](std::ostream& out) {
@@ -110,12 +117,14 @@ int run(const Options& options, Console& console) {
   if (options.json) {
     std::string report = to_json(prediction.report);
     if (path) report.insert(report.size() - 1, json_members(*path));
+    if (!crossed.empty()) report.insert(report.size() - 1, memory_json(crossed, fitting, *limit));
     console.out << report << "\n";
   } else {
     console.out << report_text(prediction.report);
     if (path) console.out << text_of(*path);
+    if (!crossed.empty()) console.out << memory_text(crossed, fitting, prediction.report.step_time, *limit);
   }
-  return 0;
+  return crossed.empty() ? 0 : 1;
 }
 
 }  // namespace
@@ -124,9 +133,13 @@ Command simulate_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("simulate", "Predict one step: time, bubbles and their causes, memory");
-  options->schedule.add_to(*command, true);
-  options->costs.add_to(*command);
-  options->execution.add_to(*command);
+  options->step.add_to(*command);
+  command
+      ->add_option(
+          "--memory", options->memory,
+          "What a device has, as in 80GiB: exit 1 where a rank needs more, with the op that crosses it "
+          "and what would fit")
+      ->type_name("BYTES");
   command
       ->add_option("--trace", options->trace, "Write a Chrome trace for ui.perfetto.dev or chrome://tracing")
       ->type_name("FILE");

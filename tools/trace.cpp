@@ -5,9 +5,9 @@
 #include "schedules/ir/timeline_file.hpp"
 #include "sim/chrome_trace.hpp"
 #include "tools/command.hpp"
-#include "tools/options.hpp"
 #include "tools/planner/predict.hpp"
 #include "tools/report_text.hpp"
+#include "tools/step_options.hpp"
 
 #include <memory>
 #include <optional>
@@ -16,22 +16,20 @@ namespace plumb::tools {
 namespace {
 
 struct Options {
-  ScheduleOptions schedule;
-  CostOptions costs;
-  ExecutionFlags execution;
+  StepOptions step;
   std::vector<std::uint32_t> only_ranks;
   std::string out = "-";
 };
 
 std::optional<Timeline> written_timeline(const Options& options) {
-  if (find_generator(options.schedule.name)) return std::nullopt;
+  const std::string& name = options.step.schedule.name;
+  if (find_generator(name)) return std::nullopt;
   std::error_code ignored;
-  if (!std::filesystem::is_regular_file(options.schedule.name, ignored)) return std::nullopt;
-  const std::string content = read_input(options.schedule.name);
+  if (!std::filesystem::is_regular_file(name, ignored)) return std::nullopt;
+  const std::string content = read_input(name);
   if (json_schema_of(content) != "plumb.timeline/1") return std::nullopt;
-  if (options.costs.given())
-    throw BadInput(options.schedule.name, "is a timeline; costs have no meaning for it");
-  return parse_timeline(content, options.schedule.name);
+  if (options.step.costs_given()) throw BadInput(name, "is a timeline; costs have no meaning for it");
+  return parse_timeline(content, name);
 }
 
 int run(const Options& options, Console& console) {
@@ -40,8 +38,8 @@ int run(const Options& options, Console& console) {
   if (auto timeline = written_timeline(options)) {
     prediction.timeline = std::move(*timeline);
   } else {
-    const LoweredSchedule schedule = options.schedule.load();
-    prediction = predict(schedule, options.costs.load(schedule.stages), options.execution.load());
+    const StepToRun step = options.step.load(console);
+    prediction = step.predict(Detail::segments);
     memory = &prediction.memory;
   }
   TraceOptions trace;
@@ -64,9 +62,7 @@ Command trace_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "trace",
       "Write a Chrome trace (ui.perfetto.dev, chrome://tracing) of a schedule or a plumb.timeline/1");
-  options->schedule.add_to(*command, true);
-  options->costs.add_to(*command);
-  options->execution.add_to(*command);
+  options->step.add_to(*command);
   command->add_option("--only-ranks", options->only_ranks, "Keep these ranks only")
       ->delimiter(',')
       ->type_name("R,…");

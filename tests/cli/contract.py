@@ -77,6 +77,84 @@ class Contract(unittest.TestCase):
         products = document["active_parameters"] - 129280 * 7168 - gains
         self.assertEqual(document["train_flops_per_token"], 6 * products + 61 * 6 * 4096 * 128 * 320)
 
+    SMALL = ["--hidden", 1024, "--layers", 8, "--heads", 16, "--sequence", 1024]
+
+    def test_simulate_takes_a_model(self):
+        report = data("simulate", "1f1b", *self.SMALL, "--ranks", 4, "--microbatches", 8, "--tp", 2, "--dp", 2,
+                      "--micro-batch-size", 2, "--gpu", "h100", "--json")
+        self.assertEqual(report["schema"], "plumb.report/1")
+        for rank in report["ranks"]:
+            self.assertEqual(list(rank["memory_bytes"]),
+                             ["weights", "gradients", "optimizer", "activations", "weight_gradient_remnants",
+                              "receive_buffers", "workspace", "reserve"])
+            self.assertEqual(sum(rank["memory_bytes"].values()), rank["peak_bytes"])
+        # Two copies of 8 microbatches of 2 sequences of 1,024 tokens.
+        self.assertAlmostEqual(report["tokens_per_s"], 2 * 8 * 2 * 1024 / (report["step_time_ns"] * 1e-9), 3)
+        self.assertGreater(report["mfu"], 0.01)
+        self.assertLess(report["mfu"], 0.7)
+        for figure in ("forward", "backward", "backward_input", "backward_weight", "link", "memory"):
+            self.assertEqual(report["sources"][figure], "estimated")
+        self.assertEqual(report["sources"]["slowdown"], "assumed")
+
+    def test_simulate_takes_layers_on_stages_and_recompute_by_stage(self):
+        base = ["simulate", "1f1b", *self.SMALL, "--ranks", 2, "--microbatches", 4, "--gpu", "h100", "--json"]
+        even, uneven = data(*base), data(*base, "--layout", "Et*6|ttL")
+        self.assertGreater(uneven["ranks"][0]["memory_bytes"]["weights"], even["ranks"][0]["memory_bytes"]["weights"])
+        again = data(*base, "--recompute", "full:0")
+        self.assertLess(again["ranks"][0]["memory_bytes"]["activations"], even["ranks"][0]["memory_bytes"]["activations"])
+        self.assertEqual(again["ranks"][1]["memory_bytes"], even["ranks"][1]["memory_bytes"])
+        self.assertGreater(again["step_time_ns"], even["step_time_ns"])
+
+    def test_out_of_memory_is_exit_1_with_the_op_and_what_fits(self):
+        step = ["simulate", "1f1b", "--model", "llama-3-8b", "--ranks", 4, "--microbatches", 16, "--dp", 2,
+                "--micro-batch-size", 2, "--sequence", 8192, "--gpu", "h100", "--memory", "80GiB"]
+        done = run(*step, "--json")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        report = json.loads(done.stdout)
+        crossed = report["out_of_memory"]["ranks"]
+        self.assertEqual(report["out_of_memory"]["limit_bytes"], 80 << 30)
+        self.assertEqual([rank["rank"] for rank in crossed],
+                         [i for i, rank in enumerate(report["ranks"]) if rank["peak_bytes"] > 80 << 30])
+        for rank in crossed:
+            self.assertGreater(rank["held_bytes"], 80 << 30)
+            self.assertEqual(rank["peak_bytes"], report["ranks"][rank["rank"]]["peak_bytes"])
+        # Rank 0 of four has its fourth forward before its first backward; each keeps as much.
+        self.assertRegex(crossed[0]["action"], "^0F[0-3]$")
+        remedies = report["out_of_memory"]["remedies"]
+        self.assertTrue(remedies)
+        self.assertEqual([r["step_time_ns"] for r in remedies], sorted(r["step_time_ns"] for r in remedies))
+        recompute = next(r for r in remedies if r["change"].startswith("--recompute"))
+        fits = data(*step, *recompute["change"].split(), "--json")
+        self.assertEqual(fits["step_time_ns"], recompute["step_time_ns"])
+        self.assertEqual(max(rank["peak_bytes"] for rank in fits["ranks"]), recompute["peak_bytes"])
+        text = run(*step)
+        self.assertEqual(text.returncode, 1)
+        self.assertIn("crosses it at 0F", text.stdout)
+        self.assertIn(recompute["change"], text.stdout)
+
+    def test_what_fits_is_exit_0_and_says_nothing_of_memory(self):
+        report = data("simulate", "1f1b", *self.SMALL, "--ranks", 2, "--microbatches", 4, "--gpu", "h100",
+                      "--memory", "80GiB", "--json")
+        self.assertNotIn("out_of_memory", report)
+
+    def test_simulate_refuses_half_a_model(self):
+        shape = ["--ranks", 2, "--microbatches", 4]
+        self.refused("simulate", "1f1b", *self.SMALL, *shape, says="--gpu: is required")
+        self.refused("simulate", "1f1b", *self.SMALL, *shape, "--gpu", "h101", says="described are: a100 h100")
+        self.refused("simulate", "1f1b", *self.SMALL, *shape, "--gpu", "h100", "--costs", UNIT, says="--costs")
+        self.refused("simulate", "1f1b", *shape, "--gpu", "h100", "--costs", UNIT, says="--gpu: needs a model")
+        self.refused("simulate", "1f1b", *shape, "--layers", 4, "--costs", UNIT, says="--layers")
+        self.refused("simulate", "1f1b", *self.SMALL, *shape, "--gpu", "h100", "--memory", "80", says="--memory")
+        self.refused("simulate", "1f1b", *shape, "--costs", UNIT, "--memory", "80GiB", says="nothing of bytes")
+        self.refused("simulate", "1f1b", *self.SMALL, "--ranks", 16, "--microbatches", 4, "--gpu", "h100", says="layers")
+
+    def test_draw_and_trace_take_a_model_too(self):
+        step = ["1f1b", *self.SMALL, "--ranks", 2, "--microbatches", 2, "--gpu", "h100"]
+        self.assertEqual(run("draw", *step).returncode, 0)
+        trace = json.loads(run("trace", *step).stdout)
+        names = {event["name"] for event in trace["traceEvents"]}
+        self.assertTrue({"0F0 attention", "optimizer"} <= names, sorted(names)[:40])
+
     def test_model_reads_a_file_its_folder_and_the_short_form(self):
         config = {"model_type": "novel", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
                   "intermediate_size": 256, "vocab_size": 128, "novelty": 1}
