@@ -4,7 +4,7 @@ cmake_minimum_required(VERSION 3.25)
 
 # folder → what it may include beside itself. A file belongs to the longest folder that holds it, and so does what
 # it includes; a folder that is not here yet has to be added, with its arrow.
-set(folders schedules/ir schedules/model schedules/generators sim calibrate runtime runtime/bootstrap runtime/reference
+set(folders schedules/ir schedules/model schedules/generators sim calibrate runtime runtime/bootstrap runtime/launch runtime/reference
     runtime/device runtime/layers runtime/cuda tools tools/render tools/planner)
 set(allowed_schedules/ir)
 set(allowed_schedules/model schedules/ir)
@@ -13,6 +13,7 @@ set(allowed_schedules/generators schedules/ir)
 set(allowed_sim schedules/ir schedules/model calibrate)
 set(allowed_runtime schedules/ir schedules/model runtime/bootstrap runtime/reference)
 set(allowed_runtime/bootstrap schedules/ir)
+set(allowed_runtime/launch schedules/ir runtime/bootstrap)
 set(allowed_runtime/reference schedules/ir schedules/model)
 set(allowed_runtime/device schedules/ir)
 set(allowed_runtime/layers schedules/ir schedules/model runtime/device)

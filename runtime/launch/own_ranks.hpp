@@ -1,0 +1,38 @@
+// Starts all ranks of a job on this machine, as processes of this program: what `plumb run --ranks 8` does
+// where no launcher has.
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace plumb {
+
+struct OwnRanks {
+  std::uint32_t ranks = 1;
+  std::string program;                 // to execute; a path, or looked up in PATH
+  std::vector<std::string> arguments;  // behind its name, the same for every rank
+  /// Beside torchrun's variables, by which each finds its place.
+  std::vector<std::pair<std::string, std::string>> environment;
+  /// How long the others get to end by themselves once a rank has failed, and again once they were asked to.
+  std::chrono::milliseconds grace{5000};
+};
+
+struct OwnRanksResult {
+  /// Of the first rank that failed; 0 where none did. A rank killed by a signal counts as 128 + the signal,
+  /// as in a shell.
+  int exit_code = 0;
+  std::string failure;  // `rank 3 was killed by signal 9 (Killed)`; empty where none failed
+};
+
+/// Returns when all of them have ended. They share this process's standard streams. Nobody is left behind: a
+/// rank that outlives the grace is killed, and all are killed when this process dies, however it does. Throws
+/// DeviceError where a process cannot be started.
+OwnRanksResult run_own_ranks(const OwnRanks& job);
+
+/// How NCCL's ranks on one GPU have to be told apart: each is a host of its own to it, reached over loopback.
+/// Set in each rank's environment by run_own_ranks where `one_gpu_environment` is among `environment`.
+std::vector<std::pair<std::string, std::string>> one_gpu_environment();
+
+}  // namespace plumb
