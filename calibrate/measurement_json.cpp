@@ -134,7 +134,7 @@ WorkKey read_work_key(const JsonView& view) {
   }
   work.kind = *parsed;
   for (const auto& [dimension, size] : view.required("shape").members()) {
-    work.shape[dimension] = size.integer(1, std::int64_t{1} << 53);
+    work.shape[dimension] = size.integer(0, std::int64_t{1} << 53);
   }
   if (const auto type = view.member("data_type")) work.data_type = type->text();
   return work;
