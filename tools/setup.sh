@@ -29,7 +29,7 @@ need_build_packages() {
   need_command cmake
   need_command ninja ninja-build
   need_command c++ g++
-  need_package libboost-graph-dev libcli11-dev libfmt-dev nlohmann-json3-dev
+  need_package libboost-graph-dev libcli11-dev libfmt-dev nlohmann-json3-dev zlib1g-dev
 }
 
 need_test_packages() {

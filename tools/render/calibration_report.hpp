@@ -1,0 +1,27 @@
+// What a calibration says, as tables and as a picture of its fits and of who slows whom down.
+#pragma once
+#include "calibrate/calibration.hpp"
+#include "tools/render/table.hpp"
+
+#include <string>
+#include <vector>
+
+namespace plumb::render {
+
+struct TitledTable {
+  std::string title;
+  Table table;
+};
+
+/// Work, ranks that differ, messages, mutual slowdown, memory, and what is missing: those of which there is
+/// something.
+std::vector<TitledTable> calibration_tables(const Calibration& calibration);
+
+/// Machine, libraries and command, a line each.
+std::vector<std::string> provenance_lines(const Provenance& provenance);
+
+/// Each series of messages over its size, both axes logarithmic: dots for medians with their quartiles, the
+/// fit as a line; below them the matrix of slowdowns. A note instead where there are neither.
+std::string calibration_svg(const Calibration& calibration);
+
+}  // namespace plumb::render
