@@ -450,8 +450,10 @@ KinetoTrace read_kineto_trace(std::istream& in, const std::string& where) {
       nlohmann::json::sax_parse(Characters(*stream.rdbuf(), where, since_token), Characters(), &reader);
   if (!good) {
     // Where the text ends too early the message is about its last characters: say what that means.
-    const bool cut = reader.error.find("unexpected end of input") != std::string::npos ||
-                     reader.error.find("missing closing quote") != std::string::npos;
+    // (A byte of zero ends a text for the parser, but not the file.)
+    const bool at_end = stream.rdbuf()->sgetc() == std::streambuf::traits_type::eof();
+    const bool cut = at_end && (reader.error.find("unexpected end of input") != std::string::npos ||
+                                reader.error.find("missing closing quote") != std::string::npos);
     throw BadInput(
         where, cut ? fmt::format("is cut off: it ends at byte {} in the middle of a value", reader.error_at)
                    : fmt::format("is not JSON: {}", reader.error.substr(0, 200)));

@@ -91,6 +91,7 @@ WorkKey stage_work(const ModelShape& model, const Layout& layout, Stage stage, W
   shape.with("multi_token_layers", content.multi_token_layers);
   shape.with("embedding", content.embedding).with("head", content.head);
   if (content.embedding || content.head) shape.with("vocab", model.vocab);
+  if (content.head) shape.with("unfused_loss", !layout.numerics.fused_loss);
   const bool whole_backward = kind != WorkKind::forward && kind != WorkKind::optimizer;
   if (whole_backward) shape.with("recompute", static_cast<std::uint64_t>(content.recompute));
   return {"stage", model_words(model), kind, shape.done(), data_type(layout)};

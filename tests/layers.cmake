@@ -18,7 +18,7 @@ set(allowed_runtime/reference schedules/ir schedules/model)
 set(allowed_runtime/device schedules/ir)
 set(allowed_runtime/layers schedules/ir schedules/model runtime/device)
 set(allowed_runtime/cuda schedules/ir schedules/model runtime runtime/bootstrap runtime/device runtime/layers)
-set(allowed_tools/render schedules/ir sim)
+set(allowed_tools/render schedules/ir calibrate sim)
 set(allowed_tools/planner schedules/ir schedules/model schedules/generators calibrate sim)
 set(allowed_tools schedules/ir schedules/model schedules/generators calibrate sim tools/planner tools/render)
 

@@ -25,5 +25,6 @@ Command plan_command(CLI::App& app);
 Command trace_command(CLI::App& app);
 Command draw_command(CLI::App& app);
 Command model_command(CLI::App& app);
+Command calibrate_command(CLI::App& app);
 
 }  // namespace plumb::tools

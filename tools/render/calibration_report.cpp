@@ -112,6 +112,7 @@ Table rank_table(const Calibration& calibration) {
   }
   Table table;
   table.head = {"rank", "of the ranks' median", "slowest", "at"};
+  if (ratios.size() < 2) return table;
   for (auto& [rank, all] : ratios) {
     std::sort(all.begin(), all.end());
     table.rows.push_back({fmt::format("{}", rank), fmt::format("{:.4f}", all[(all.size() - 1) / 2].first),
@@ -202,6 +203,38 @@ Table memory_table(const Calibration& calibration) {
     table.rows.push_back({to_string(one.work), bytes(one.weights), bytes(one.gradients),
                           bytes(one.kept_by_forward), bytes(one.freed_by_backward_input),
                           bytes(one.added_by_backward_input), bytes(one.freed_by_backward_weight)});
+  }
+  return table;
+}
+
+// What consumers of a document take for one layer.
+Table layer_table(const Calibration& calibration) {
+  Table table;
+  table.head = {"one layer", "us", "source"};
+  const auto source_of = [&](const std::string& figure) {
+    const auto source = calibration.sources.find(figure);
+    return source == calibration.sources.end() ? std::string() : source->second;
+  };
+  const auto row = [&](const std::string& name, const std::vector<Segment>& segments) {
+    if (segments.empty()) return;
+    Duration sum;
+    for (const Segment& segment : segments) sum += segment.duration;
+    table.rows.push_back({name, microseconds(sum), source_of(name)});
+    if (segments.size() == 1) return;
+    for (const Segment& segment : segments) {
+      table.rows.push_back({"  " + segment.name, microseconds(segment.duration), ""});
+    }
+  };
+  row("forward", calibration.forward);
+  row("backward_input", calibration.backward_input);
+  row("backward_weight", calibration.backward_weight);
+  row("backward", calibration.backward);
+  if (!table.rows.empty()) {
+    const std::string rate = calibration.link.bandwidth
+                                 ? fmt::format(", then {:.2f} GB/s", calibration.link.bandwidth->value / 1e9)
+                                 : "";
+    table.rows.push_back(
+        {"message latency" + rate, microseconds(calibration.link.latency), source_of("p2p")});
   }
   return table;
 }
@@ -363,6 +396,7 @@ std::vector<TitledTable> calibration_tables(const Calibration& calibration) {
   const auto add = [&](std::string title, Table table) {
     if (!table.rows.empty()) tables.push_back({std::move(title), std::move(table)});
   };
+  add("One layer", layer_table(calibration));
   add("Work: medians", work_table(calibration));
   add("Ranks that were measured apart", rank_table(calibration));
   add("Messages and collectives", transfer_table(calibration));

@@ -1,0 +1,111 @@
+#include "tools/render/calibration_report.hpp"
+
+#include <algorithm>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace plumb::render {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+Summary around(std::int64_t ns) {
+  Summary s;
+  s.samples = 40;
+  s.minimum = s.lower_quartile = s.low = {ns - ns / 100};
+  s.median = {ns};
+  s.maximum = s.upper_quartile = s.high = {ns + ns / 100};
+  return s;
+}
+
+TimedWork work(WorkKind kind, std::int64_t ns, std::optional<std::uint32_t> rank = {}) {
+  return {{"layer", "mlp", kind, {{"hidden", 2048}}, "bf16"}, {}, rank, "gemm", around(ns), {}};
+}
+
+Calibration measured() {
+  Calibration c;
+  c.name = "a < b & \"c\"";
+  c.classes = {"gemm"};
+  c.work = {work(WorkKind::forward, 100'000), work(WorkKind::backward_input, 120'000)};
+  const TransferKey key{TransferKind::hop, "nccl", "", {0, 1}, 1, {}};
+  for (const std::int64_t bytes : {0, 1'000, 10'000, 100'000}) {
+    add(c, {Transfer{key, {{bytes}, around(10'000 + bytes)}}, {}});
+  }
+  const SlowdownKey beside{"gemm", "send_recv", 4, {}};
+  add(c, {Slowdown{beside, around(1'000), around(1'300)}, {}});
+  derive_layer(c);
+  return c;
+}
+
+const Table& table(const std::vector<TitledTable>& tables, const std::string& title) {
+  const auto found = std::find_if(tables.begin(), tables.end(),
+                                  [&](const TitledTable& t) { return t.title.starts_with(title); });
+  EXPECT_NE(found, tables.end()) << title;
+  return found->table;
+}
+
+TEST(CalibrationReport, WorkIsARowAndItsKindsAreColumns) {
+  const auto tables = calibration_tables(measured());
+  const Table& rows = table(tables, "Work");
+  ASSERT_EQ(rows.rows.size(), 1u);
+  EXPECT_EQ(rows.head, (std::vector<std::string>{"work", "forward us", "backward_input us", "+- %", "samples",
+                                                 "set aside", "unsteady"}));
+  // The interval is 2 % wide: ±1 %.
+  EXPECT_EQ(rows.rows[0], (std::vector<std::string>{"layer bf16 [mlp] hidden=2048, whole GPU", "100.00",
+                                                    "120.00", "1.00", "80", "0", ""}));
+}
+
+TEST(CalibrationReport, RanksThatDifferAreNotAveragedAway) {
+  Calibration c;
+  for (std::uint32_t rank = 0; rank < 4; ++rank) {
+    c.work.push_back(work(WorkKind::forward, rank == 2 ? 110'000 : 100'000, rank));
+  }
+  const auto tables = calibration_tables(c);
+  const Table& ranks = table(tables, "Ranks");
+  ASSERT_EQ(ranks.rows.size(), 4u);
+  EXPECT_EQ(ranks.rows[2][1], "1.1000");
+  EXPECT_EQ(ranks.rows[1][1], "1.0000");
+}
+
+TEST(CalibrationReport, MessagesShowHowWellTheFitPredicts) {
+  const auto tables = calibration_tables(measured());
+  const Table& messages = table(tables, "Messages");
+  ASSERT_EQ(messages.rows.size(), 1u);
+  // 1 ns a byte behind 10 us: one piece, exact.
+  EXPECT_EQ(messages.rows[0][1], "4");
+  EXPECT_EQ(messages.rows[0][3], "110.00");
+  EXPECT_EQ(messages.rows[0][5], "1");
+  EXPECT_EQ(messages.rows[0][6], "0.0");
+  EXPECT_EQ(table(tables, "Mutual").rows[0], (std::vector<std::string>{"gemm", "", "1.300"}));
+}
+
+TEST(CalibrationReport, EveryTableIsFull) {
+  for (const TitledTable& part : calibration_tables(measured())) {
+    for (const auto& row : part.table.rows) EXPECT_EQ(row.size(), part.table.head.size()) << part.title;
+  }
+}
+
+TEST(CalibrationReport, ThePictureEscapesWhatItIsTold) {
+  const std::string svg = calibration_svg(measured());
+  EXPECT_THAT(svg, HasSubstr("a &lt; b &amp; "));
+  EXPECT_THAT(svg, HasSubstr("1.300"));
+  EXPECT_THAT(svg, Not(HasSubstr("nan")));
+  EXPECT_THAT(svg, Not(HasSubstr("inf")));
+  EXPECT_EQ(std::count(svg.begin(), svg.end(), '<'), std::count(svg.begin(), svg.end(), '>'));
+  EXPECT_THAT(calibration_svg(Calibration{}), HasSubstr("No message"));
+}
+
+TEST(CalibrationReport, ProvenanceSaysWhichNcclItWasBuiltWithWhereTheyDiffer) {
+  Provenance p;
+  p.nccl_library = "2.28.3";
+  p.nccl_header = "2.28.9";
+  p.argv = {"plumb", "calibrate"};
+  EXPECT_THAT(provenance_lines(p), ::testing::Contains(HasSubstr("2.28.3 (built with 2.28.9)")));
+  p.nccl_header = p.nccl_library;
+  EXPECT_THAT(provenance_lines(p), Not(::testing::Contains(HasSubstr("built with"))));
+}
+
+}  // namespace
+}  // namespace plumb::render

@@ -1,0 +1,372 @@
+// plumb calibrate: measures what a plan needs to know of the GPUs at hand, reads it out of PyTorch profiles,
+// and shows and compares what was measured.
+#include "calibrate/difference.hpp"
+#include "calibrate/kineto.hpp"
+#include "calibrate/lookup.hpp"
+#include "calibrate/measurer.hpp"
+#include "calibrate/session.hpp"
+#include "schedules/ir/error.hpp"
+#include "schedules/ir/json_document.hpp"
+#include "schedules/ir/schedule_file.hpp"
+#include "schedules/model/layer_costs.hpp"
+#include "tools/command.hpp"
+#include "tools/interrupt.hpp"
+#include "tools/model_options.hpp"
+#include "tools/options.hpp"
+#include "tools/origin.hpp"
+#include "tools/render/calibration_report.hpp"
+#include "tools/render/report_tables.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+
+#include <fmt/format.h>
+#include <fmt/ostream.h>
+
+namespace plumb::tools {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::optional<std::uint32_t> ranks;
+  std::string transport = "local";
+  std::string budget = "2s";
+  double precision_percent = 1;
+  std::string name;
+  bool resume = false;
+
+  std::string show;
+  std::string svg;
+  std::vector<std::string> compare;
+  std::vector<std::string> kineto;
+
+  std::string out;
+  bool force = false;
+  bool json = false;
+};
+
+std::string percent(double ratio) { return fmt::format("{:.2f} %", 100 * ratio); }
+
+// ----- measuring
+
+std::string samples_path(const std::string& out) { return out + ".samples.jsonl"; }
+
+Provenance provenance_of(const Measurer& measurer) {
+  Provenance provenance = measurer.provenance();
+  const Origin here = origin();
+  provenance.tool_version = here.version;
+  provenance.tool_commit = here.commit;
+  provenance.argv = here.argv;
+  provenance.environment = here.environment;
+  provenance.time = here.time;
+  if (provenance.host.empty()) provenance.host = here.host;
+  return provenance;
+}
+
+// What the document says beside its measurements.
+void describe(Calibration& calibration, const CalibrationRequest& request, const Options& options) {
+  const ModelShape& model = request.model;
+  calibration.name = options.name.empty() ? fmt::format("{}-{}x{}", model.name.empty() ? "model" : model.name,
+                                                        request.ranks, request.transport)
+                                          : options.name;
+  calibration.about =
+      fmt::format("hidden {}, {} layers on {} rank{}, {} tokens a microbatch", model.hidden, model.layers,
+                  request.ranks, request.ranks == 1 ? "" : "s", request.layout.tokens());
+  calibration.model_layers = static_cast<std::uint32_t>(model.layers);
+  calibration.chunk_layers = 1;
+  const StageBytes bytes = stage_bytes(model, request.layout, Stage{0});
+  calibration.activation_message = bytes.activation_message;
+  calibration.gradient_message = bytes.gradient_message;
+  const std::uint64_t layers = std::max<std::uint64_t>(1, request.layout.stages[0].layers);
+  calibration.gradient_bytes_per_layer = {bytes.gradients.count / static_cast<std::int64_t>(layers)};
+}
+
+Calibration begin_or_resume(const Options& options, const Provenance& here) {
+  Calibration calibration;
+  calibration.provenance = here;
+  std::error_code error;
+  if (!options.resume || !std::filesystem::exists(options.out, error)) return calibration;
+  calibration = parse_calibration(read_input(options.out), options.out);
+  const std::string why = why_not_resume(calibration.provenance, here);
+  if (!why.empty() && !options.force) {
+    throw BadInput(options.out, fmt::format("is not continued here: {}; --force does it all the same", why));
+  }
+  calibration.provenance = here;
+  return calibration;
+}
+
+void set_clocks(Provenance& provenance, std::vector<std::uint32_t>& clocks) {
+  if (clocks.empty()) return;
+  const auto middle = clocks.begin() + static_cast<std::ptrdiff_t>(clocks.size() / 2);
+  std::nth_element(clocks.begin(), middle, clocks.end());
+  provenance.sm_clock_mhz = *middle;
+}
+
+int measure(const Options& options, Console& console) {
+  if (options.out.empty() || options.out == "-") {
+    throw BadInput("--out",
+                   "names the file that is written as it fills, and read with --resume; it is required");
+  }
+  if (!options.ranks) throw BadInput("--ranks", "is required: 1 measures the whole GPU");
+  const ModelConfig config = options.model.load();
+  CalibrationRequest request;
+  request.model = config.shape;
+  request.layout = options.model.layout(config.shape, *options.ranks, *options.ranks);
+  request.ranks = *options.ranks;
+  request.transport = options.transport;
+  StoppingRule rule;
+  rule.relative_width = options.precision_percent / 100;
+  rule.budget = parse_duration(options.budget, "--budget");
+
+  const std::unique_ptr<Measurer> measurer = make_measurer(request);
+  if (!measurer->leads()) {
+    measurer->serve();
+    return 0;
+  }
+  print_warnings(console, config);
+  Calibration calibration = begin_or_resume(options, provenance_of(*measurer));
+  const std::vector<Target> targets = plan_targets(request, *measurer);
+  describe(calibration, request, options);
+
+  std::ofstream samples(samples_path(options.out), options.resume ? std::ios::app : std::ios::trunc);
+  if (!samples) throw BadInput(samples_path(options.out), "cannot be written");
+  std::vector<std::uint32_t> clocks;
+  const auto now = [] {
+    const auto time = std::chrono::steady_clock::now().time_since_epoch();
+    return Duration{std::chrono::nanoseconds(time).count()};
+  };
+  const auto save = [&] {
+    set_clocks(calibration.provenance, clocks);
+    write_output(console, options.out, [&](std::ostream& out) { write_calibration(out, calibration); });
+  };
+  const Duration begun = now();
+  Duration saved = begun;
+  std::size_t measured = 0;
+  const InterruptWish wish;
+  SessionHooks hooks;
+  hooks.now = now;
+  hooks.interrupted = [&] { return wish.asked().load(); };
+  hooks.progress = [&](const Progress& p) {
+    if (!console.err_is_terminal) return;
+    fmt::print(console.err, "\r\033[K{} of {}, {} to go: {}", p.done, p.of, to_text(p.remaining),
+               p.target.substr(0, 100));
+    console.err.flush();
+  };
+  hooks.keep = [&](const Calibration&, const std::vector<Measurement>& all) {
+    ++measured;
+    for (const Measurement& one : all) {
+      samples << samples_line(one) << "\n";
+      for (const Sample& sample : one.samples) {
+        if (sample.sm_clock_mhz != 0) clocks.push_back(sample.sm_clock_mhz);
+      }
+    }
+    samples.flush();
+    // Often enough that a killed process loses little, seldom enough that writing is no load.
+    if (now() - saved < Duration{1'000'000'000}) return;
+    save();
+    saved = now();
+  };
+  bool complete = false;
+  try {
+    complete = measure_missing(*measurer, targets, rule, calibration, hooks);
+  } catch (...) {
+    save();
+    throw;
+  }
+  save();
+  if (console.err_is_terminal) console.err << "\r\033[K";
+  const Duration elapsed = now() - begun;
+  if (options.json) {
+    fmt::print(console.out,
+               "{{\"schema\":\"plumb.calibrate/"
+               "1\",\"out\":{},\"gpu\":{},\"complete\":{},\"measured\":{},\"missing\":{},"
+               "\"elapsed_ns\":{}}}\n",
+               json_quoted(options.out), json_quoted(calibration.provenance.gpu), complete, measured,
+               calibration.missing.size(), elapsed.ns);
+  } else {
+    fmt::print(console.out, "{}: {} of {} measured in {} on {}\n", options.out, measured, targets.size(),
+               to_text(elapsed), calibration.provenance.gpu);
+  }
+  if (!complete) {
+    fmt::print(console.err, "plumb: interrupted; {} are missing, --resume goes on\n",
+               calibration.missing.size());
+    return 1;
+  }
+  return 0;
+}
+
+// ----- what was measured
+
+int show(const Options& options, Console& console) {
+  const Calibration calibration = load_calibration(options.show);
+  if (!options.svg.empty()) {
+    write_output(console, options.svg,
+                 [&](std::ostream& out) { out << render::calibration_svg(calibration); });
+    if (options.svg == "-") return 0;
+  }
+  if (options.json) {
+    write_calibration(console.out, calibration);
+    return 0;
+  }
+  fmt::print(console.out, "{}: {}\n", calibration.name, calibration.about);
+  for (const std::string& line : render::provenance_lines(calibration.provenance))
+    console.out << "  " << line << "\n";
+  for (const render::TitledTable& part : render::calibration_tables(calibration)) {
+    fmt::print(console.out, "\n{}\n{}", part.title, to_text(part.table));
+  }
+  return 0;
+}
+
+void compare_json(std::ostream& out, const CalibrationDifference& found) {
+  const auto figure = [](const FigureDifference& one) {
+    return fmt::format(R"({{"name":{},"group":"{}","rel":{:.6f},"a_{}":{},"b_{}":{}}})",
+                       json_quoted(one.name), one.group, relative(one), one.unit, one.a, one.unit, one.b);
+  };
+  fmt::print(out,
+             R"({{"schema":"plumb.calibration_diff/1","median_abs_rel":{:.6f},"worst":{},"compared":{},)",
+             median_abs_relative(found), figure(found.figures.front()), found.figures.size());
+  fmt::print(out, R"("only_in_a":{},"only_in_b":{},"groups":[)", found.only_in_a, found.only_in_b);
+  bool first = true;
+  for (const std::string group : {"work", "transfers", "slowdowns", "memory", "layer"}) {
+    const auto of_group = [&](const FigureDifference& one) { return one.group == group; };
+    const auto worst = std::find_if(found.figures.begin(), found.figures.end(), of_group);
+    if (worst == found.figures.end()) continue;
+    fmt::print(out, R"({}{{"group":"{}","compared":{},"median_abs_rel":{:.6f},"worst":{}}})",
+               first ? "" : ",", group, std::count_if(found.figures.begin(), found.figures.end(), of_group),
+               median_abs_relative(found, group), figure(*worst));
+    first = false;
+  }
+  fmt::print(out, "],\"figures\":[");
+  for (std::size_t k = 0; k < found.figures.size(); ++k)
+    out << (k > 0 ? ",\n" : "\n") << figure(found.figures[k]);
+  fmt::print(out, "]}}\n");
+}
+
+int compare(const Options& options, Console& console) {
+  const Calibration a = load_calibration(options.compare[0]);
+  const Calibration b = load_calibration(options.compare[1]);
+  if (!same_gpu_class(a.provenance.gpu, b.provenance.gpu) && !options.force) {
+    throw BadInput(options.compare[0],
+                   fmt::format("was measured on {}, {} on {}; --force compares them all the same",
+                               a.provenance.gpu, options.compare[1], b.provenance.gpu));
+  }
+  const CalibrationDifference found = difference(a, b);
+  if (found.figures.empty()) {
+    throw BadInput(options.compare[0], fmt::format("has no figure in common with {}", options.compare[1]));
+  }
+  if (options.json) {
+    compare_json(console.out, found);
+    return 0;
+  }
+  fmt::print(console.out, "{} figures in both, {} only in {}, {} only in {}\nmedian |difference| {}\n\n",
+             found.figures.size(), found.only_in_a, options.compare[0], found.only_in_b, options.compare[1],
+             percent(median_abs_relative(found)));
+  render::Table table;
+  table.head = {"furthest apart", "a", "b", "unit", "difference"};
+  for (std::size_t k = 0; k < std::min<std::size_t>(20, found.figures.size()); ++k) {
+    const FigureDifference& one = found.figures[k];
+    table.rows.push_back(
+        {one.name, fmt::format("{}", one.a), fmt::format("{}", one.b), one.unit, percent(relative(one))});
+  }
+  console.out << to_text(table);
+  return 0;
+}
+
+// ----- from profiles
+
+int from_profiles(const Options& options, Console& console) {
+  if (options.out.empty())
+    throw BadInput("--out", "is required: where the calibration goes (- is standard output)");
+  std::vector<KinetoTrace> traces;
+  for (const std::string& path : options.kineto) {
+    std::error_code error;
+    if (std::filesystem::is_directory(path, error)) throw BadInput(path, "is a folder");
+    std::ifstream in(path, std::ios::binary);
+    if (!in) throw BadInput(path, "cannot be read");
+    traces.push_back(read_kineto_trace(in, path));
+    const KinetoTrace& trace = traces.back();
+    if (trace.unjoined > 0) {
+      fmt::print(console.err,
+                 "plumb: {}: {} of {} kernels were launched outside of the recording and are left out\n",
+                 path, trace.unjoined, trace.kernels);
+    }
+  }
+  Calibration calibration = calibration_of(traces);
+  if (!options.name.empty()) calibration.name = options.name;
+  const Origin here = origin();
+  calibration.provenance.tool_version = here.version;
+  calibration.provenance.tool_commit = here.commit;
+  calibration.provenance.argv = here.argv;
+  calibration.provenance.time = here.time;
+  write_output(console, options.out, [&](std::ostream& out) { write_calibration(out, calibration); });
+  if (options.json && options.out != "-") {
+    fmt::print(console.out,
+               "{{\"schema\":\"plumb.calibrate/"
+               "1\",\"out\":{},\"gpu\":{},\"complete\":true,\"measured\":{},\"missing\":0}}\n",
+               json_quoted(options.out), json_quoted(calibration.provenance.gpu), calibration.work.size());
+  }
+  return 0;
+}
+
+int run(const Options& options, Console& console) {
+  const int ways = static_cast<int>(options.model.given()) + static_cast<int>(!options.show.empty()) +
+                   static_cast<int>(!options.compare.empty()) + static_cast<int>(!options.kineto.empty());
+  if (ways != 1) throw BadInput("calibrate", "takes one of --model, --show, --compare and --kineto");
+  if (!options.show.empty()) return show(options, console);
+  if (!options.compare.empty()) return compare(options, console);
+  if (!options.kineto.empty()) return from_profiles(options, console);
+  return measure(options, console);
+}
+
+}  // namespace
+
+Command calibrate_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "calibrate",
+      "Measure layers, messages and how they slow each other on the GPUs at hand, or read PyTorch profiles");
+  options->model.add_model_to(*command);
+  options->model.add_layout_to(*command);
+  command
+      ->add_option("--ranks", options->ranks,
+                   "Pipeline ranks: 1 has the whole GPU; more are its partitions (local) or processes (nccl)")
+      ->type_name("P")
+      ->check(CLI::Range(1u, 65'536u));
+  command
+      ->add_option("--transport", options->transport,
+                   "How messages travel: copies inside one process, or NCCL")
+      ->check(CLI::IsMember({"local", "nccl"}))
+      ->capture_default_str();
+  command
+      ->add_option("--precision", options->precision_percent,
+                   "A figure is good when its median's 95 % interval is this narrow, in percent")
+      ->check(CLI::Range(0.01, 50.0))
+      ->capture_default_str();
+  command->add_option("--budget", options->budget, "Time for one figure, at most")
+      ->type_name("TIME")
+      ->capture_default_str();
+  command->add_option("--name", options->name, "The calibration's name in its file");
+  command->add_flag("--resume", options->resume, "Go on where --out ends");
+  command->add_option("--show", options->show, "Print what a calibration holds, as tables")
+      ->type_name("NAME|FILE");
+  command->add_option("--svg", options->svg, "With --show: draw fits and slowdowns")->type_name("FILE");
+  command->add_option("--compare", options->compare, "How far two calibrations are apart")
+      ->type_name("NAME|FILE")
+      ->expected(2);
+  command
+      ->add_option(
+          "--kineto", options->kineto,
+          "PyTorch profiles, one a rank (.pt.trace.json, gzipped or not), whose actions are labelled PP:0F3")
+      ->type_name("FILE");
+  command->add_flag("--force", options->force, "Take a calibration of another GPU class, or machine");
+  add_out(*command, options->out, "The calibration's file; samples go to FILE.samples.jsonl");
+  add_json(*command, options->json);
+  return {command, [options](Console& console) { return run(*options, console); }};
+}
+
+}  // namespace plumb::tools
