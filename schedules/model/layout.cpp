@@ -324,6 +324,12 @@ void check_layout(const ModelShape& model, const Layout& layout) {
                  static_cast<double>(model.vocab) +
                  static_cast<double>(model.attention.heads) * static_cast<double>(model.attention.head_dim) +
                  static_cast<double>(model.attention.heads) * static_cast<double>(layout.sequence);
+  if (model.attention.latent) {
+    const LatentAttention& latent = *model.attention.latent;
+    width +=
+        static_cast<double>(model.attention.heads) * static_cast<double>(latent.nope_dim + latent.value_dim) +
+        static_cast<double>(latent.query_rank + latent.key_value_rank + latent.rope_dim);
+  }
   if (model.experts) {
     width += static_cast<double>(model.experts->per_token) *
                  static_cast<double>(model.experts->ffn + model.hidden) +

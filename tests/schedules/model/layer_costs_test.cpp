@@ -2,6 +2,7 @@
 // arXiv 2205.05198, and the kept set of the fused kernels by hand.
 #include "schedules/model/layer_costs.hpp"
 
+#include "schedules/ir/error.hpp"
 #include "tests/schedules/model/shapes.hpp"
 
 #include <map>
@@ -99,6 +100,33 @@ TEST(TrainFlops, OfATokenAreSixAParameterAndTheAttention) {
   const double layer = 4096. * (4096 + 2 * 1024) + 4096. * 4096 + 3. * 4096 * 14336;
   EXPECT_DOUBLE_EQ(train_flops_per_token(llama(4096, 32, 32, 8, 14336, 128256), 8192),
                    6 * (32 * layer + 4096. * 128256) + 32 * 12. * 8192 * 4096);
+}
+
+// t = 15, bf16, float32 gradients. qkv: 15 x 8 in, 16 x 8 weights, 15 x 16 out; backward_input reads the
+// output's gradient and the weights and writes the input's; backward_weight reads both and adds to 16 x 8 in
+// float32. A norm reads and writes 15 x 8, and in backward reads two and writes one.
+TEST(BytesMoved, TouchEveryOperandOnce) {
+  const ModelShape model = llama(8, 1, 4, 2, 12, 32);
+  std::size_t seen = 0;
+  for (const Part& part : one_layer(model, layout_of(model, 1, 3, 5))) {
+    if (part.name == "qkv") {
+      EXPECT_EQ(part.gemm, (GemmShape{15, 16, 8, 1}));
+      EXPECT_EQ(part.forward.moved, Bytes{2 * (15 * 8 + 16 * 8 + 15 * 16)});
+      EXPECT_EQ(part.backward_input.moved, Bytes{2 * (15 * 16 + 16 * 8 + 15 * 8)});
+      EXPECT_EQ(part.backward_weight.moved, Bytes{2 * (15 * 16 + 15 * 8) + 2 * 4 * 16 * 8});
+      ++seen;
+    }
+    if (part.name == "norm_1") {
+      EXPECT_EQ(part.forward.moved, Bytes{2 * 2 * 15 * 8});
+      EXPECT_EQ(part.backward_input.moved, Bytes{3 * 2 * 15 * 8});
+      ++seen;
+    }
+    if (part.name == "attention") {  // q and o 15 x 8, k and v 15 x 4, a float32 a row and head
+      EXPECT_EQ(part.forward.moved, Bytes{2 * 15 * (8 + 8 + 4 + 4) + 4 * 15 * 4});
+      ++seen;
+    }
+  }
+  EXPECT_EQ(seen, 3u);
 }
 
 struct PaperModel {
@@ -450,6 +478,45 @@ TEST(StageBytes, ShardExpertsOverTheirOwnCopies) {
   EXPECT_EQ(bytes.expert_parameters, 144u);
   const std::uint64_t dense = bytes.parameters - 144;
   EXPECT_EQ(bytes.optimizer_state, Bytes{static_cast<std::int64_t>(((dense + 7) / 8 + 144 / 4) * 12)});
+}
+
+// Kept bytes grow in proportion to the microbatch. A product that wrapped around would break that: so every
+// size is taken to where check_layout refuses it.
+TEST(StageBytes, NeverOverflowWhateverTheSizes) {
+  std::size_t counted = 0, refused = 0;
+  for (const ModelShape& base : {llama(8, 2, 4, 2, 12, 32), deepseek_v3(), mixtral_8x7b(), gpt(64, 2, 4)}) {
+    using Size = std::uint64_t ModelShape::*;
+    for (const Size size :
+         {&ModelShape::hidden, &ModelShape::ffn, &ModelShape::vocab, &ModelShape::multi_token_layers}) {
+      for (const int power : {1, 10, 20, 31}) {
+        for (const int batch : {0, 10, 20, 30}) {
+          ModelShape model = base;
+          model.*size = std::uint64_t{1} << power;
+          if (model.attention.latent && power > 10)
+            model.attention.latent->value_dim = std::uint64_t{1} << power;
+          Layout one = layout_of(model, 1, 1, 2048);
+          one.numerics.fused_attention = false;
+          Layout many = one;
+          many.micro_batch_size = std::uint64_t{1} << batch;
+          try {
+            check_model(model, "model");
+            check_layout(model, many);
+          } catch (const BadInput&) {
+            ++refused;
+            continue;
+          }
+          ++counted;
+          const auto kept = [&](const Layout& layout) {
+            return static_cast<double>(stage_bytes(model, layout, Stage{0}).kept_by_forward.count);
+          };
+          EXPECT_DOUBLE_EQ(kept(many), kept(one) * static_cast<double>(many.micro_batch_size));
+          EXPECT_GT(kept(one), 0);
+        }
+      }
+    }
+  }
+  EXPECT_GT(counted, 50u);
+  EXPECT_GT(refused, 50u);
 }
 
 // However the layers are cut, nothing of the model is lost or doubled but the matrices that stages copy.

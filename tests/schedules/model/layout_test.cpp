@@ -74,6 +74,71 @@ TEST(LayoutString, ComesBackTheSame) {
   EXPECT_EQ(to_megatron(parse_stages("E t*3, | ( (t t) * 1 | ) * 29 , m L", model)), "Ettt|(tt|)*29mL");
 }
 
+// Megatron unrolls by textual replacement: first every (…)*n without parentheses inside, then every x*n of
+// one letter.
+std::string unrolled(std::string text) {
+  const auto number = [&](std::size_t at) {
+    std::size_t end = at;
+    while (end < text.size() && text[end] >= '0' && text[end] <= '9') ++end;
+    return std::pair(std::stoul(text.substr(at, end - at)), end);
+  };
+  const auto repeat = [](const std::string& what, std::size_t times) {
+    std::string out;
+    for (std::size_t i = 0; i < times; ++i) out += what;
+    return out;
+  };
+  for (std::size_t open = text.find('('); open != std::string::npos; open = text.find('(')) {
+    const std::size_t close = text.find(')', open);
+    const auto [times, end] = number(close + 2);
+    text = text.substr(0, open) + repeat(text.substr(open + 1, close - open - 1), times) + text.substr(end);
+  }
+  for (std::size_t star = text.find('*'); star != std::string::npos; star = text.find('*')) {
+    const auto [times, end] = number(star + 1);
+    text = text.substr(0, star - 1) + repeat(text.substr(star - 1, 1), times) + text.substr(end);
+  }
+  return text;
+}
+
+TEST(LayoutString, IsWrittenAsMegatronUnrollsIt) {
+  const ModelShape model = deepseek_v3();
+  for (std::uint32_t stages = 1; stages <= 61; ++stages) {
+    const std::vector<StageContent> even = even_stages(model, stages);
+    std::string letters;
+    for (const StageContent& stage : even) {
+      letters += (letters.empty() ? "" : "|") + std::string(stage.embedding ? "E" : "") +
+                 std::string(stage.layers, 't') + std::string(stage.multi_token_layers, 'm') +
+                 (stage.head ? "L" : "");
+    }
+    EXPECT_EQ(unrolled(to_megatron(even)), letters);
+  }
+}
+
+// Any string of the alphabet: refused, or stages that come back the same.
+TEST(LayoutString, OfAnyLettersIsReadOrRefused) {
+  ModelShape model = llama(8, 4, 4, 2, 12, 32);
+  model.multi_token_layers = 1;
+  constexpr std::string_view alphabet = "EttttmL||()*234, x";
+  std::uint64_t state = 1;  // xorshift; the seed is part of the test
+  const auto next = [&](std::size_t below) {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return static_cast<std::size_t>(state % below);
+  };
+  std::size_t accepted = 0;
+  for (int i = 0; i < 50'000; ++i) {
+    // Half of them are a good string with a few letters replaced.
+    std::string text = i % 2 ? "Et|(t)*2|t,mL" : std::string(next(16), 't');
+    for (std::size_t changes = i % 2 ? next(4) : text.size(); changes > 0 && !text.empty(); --changes)
+      text[next(text.size())] = alphabet[next(alphabet.size())];
+    try {
+      const std::vector<StageContent> stages = parse_stages(text, model);
+      ++accepted;
+      EXPECT_EQ(parse_stages(to_megatron(stages), model), stages) << text;
+    } catch (const BadInput&) {
+    }
+  }
+  EXPECT_GT(accepted, 1000u);
+}
+
 TEST(LayoutString, SaysWhereItIsWrong) {
   const ModelShape model = llama(8, 4, 4, 2, 12, 32);
   const auto says = [&](const char* text) { return refusal([&] { parse_stages(text, model); }); };
