@@ -98,7 +98,4 @@ inline double loss_scale(const TrainingPlan& plan) {
   return 1.0 / (static_cast<double>(plan.schedule.microbatches) * plan.schedule.data_parallel);
 }
 
-/// The workers of this process, all of them: threads will run them.
-std::vector<std::unique_ptr<Worker>> make_cpu_workers(const TrainingPlan& plan);
-
 }  // namespace plumb
