@@ -1,6 +1,7 @@
 #include "sim/recipes.hpp"
 
 #include "schedules/ir/error.hpp"
+#include "schedules/model/layer_parts.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -201,7 +202,7 @@ Recipes::Pieces Recipes::pieces_of(const PartGroup& group, Recompute recompute) 
     append(pieces.forward, segments);
     launches_forward += host(part, host_forward);
   }
-  // A layer is made again in whole before its backward, or its scores before those of the attention.
+  // A layer is made again in whole before its backward.
   const bool again = recompute == Recompute::full && group.name != "embedding" && group.name != "head";
   if (again) {
     append(pieces.backward, pieces.forward);
@@ -209,13 +210,25 @@ Recipes::Pieces Recipes::pieces_of(const PartGroup& group, Recompute recompute) 
     launches_backward += launches_forward;
     launches_input += launches_forward;
   }
-  for (auto part = group.parts.rbegin(); part != group.parts.rend(); ++part) {
+  const auto repeated = [&](const Part& part) {
+    return recompute == Recompute::selective && repeated_by_selective(part, model_, layout_.numerics);
+  };
+  for (std::size_t i = group.parts.size(); i-- > 0;) {
+    const Part* part = &group.parts[i];
+    // Made again first: the scores ahead of their own backward, anything else, in forward order, ahead of the
+    // backward of the part that reads it.
+    std::size_t first = i;
+    std::size_t end = i;
+    if (!layout_.numerics.fused_attention) {
+      if (repeated(*part)) ++end;
+    } else if (!repeated(*part)) {
+      while (first > 0 && repeated(group.parts[first - 1])) --first;
+    }
     std::vector<Segment> input;
-    if (part->part_class == PartClass::attention && recompute == Recompute::selective &&
-        !layout_.numerics.fused_attention) {
-      input = forward_of(*part);
-      launches_backward += host_forward;
-      launches_input += host_forward;
+    for (std::size_t k = first; k < end; ++k) {
+      append(input, forward_of(group.parts[k]));
+      launches_backward += host(group.parts[k], host_forward);
+      launches_input += host(group.parts[k], host_forward);
     }
     append(input, input_of(*part));
     std::vector<Segment> weight = weight_of(*part);

@@ -19,7 +19,7 @@ std::vector<PartGroup> groups_of(const LayerParts& make, const ModelShape& model
     std::uint64_t next = layer + 1;
     while (next < end && model.has_experts(next) == experts) ++next;
     PartGroup group{experts ? "expert_layer" : "layer", next - layer, make.layer(experts)};
-    recompute(group.parts, content.recompute, numerics);
+    recompute(group.parts, content.recompute, model, numerics);
     groups.push_back(std::move(group));
     layer = next;
   }

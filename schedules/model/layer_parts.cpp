@@ -425,7 +425,7 @@ std::vector<Part> LayerParts::multi_token(const StageContent& content, bool firs
   keep(projection, "input", bytes(rows_ * 2 * hidden_, operand_), !for_input, for_weight);
   parts.push_back(std::move(projection));
   std::vector<Part> inner = layer(model_.layers > 0 && model_.has_experts(model_.layers - 1));
-  recompute(inner, content.recompute, numerics_);
+  recompute(inner, content.recompute, model_, numerics_);
   std::move(inner.begin(), inner.end(), std::back_inserter(parts));
   parts.push_back(norm("mtp_norm", rows_, hidden_, model_.norm, true));
   // A tied matrix is here already: the embedding's, or the copy above.
@@ -496,7 +496,18 @@ std::vector<Part> LayerParts::head(const StageContent& content) const {
   return parts;
 }
 
-void recompute(std::vector<Part>& layer, Recompute how, const Numerics& numerics) {
+// What costs little to make again, for what it holds. Scores, where they are in memory (2205.05198, section
+// 5). With fused attention: of latent attention queries, keys and values from their latents, and of experts
+// the activation (Megatron-LM's mla_up_proj and moe_act); none of it communicates beyond the latents' gather.
+bool repeated_by_selective(const Part& part, const ModelShape& model, const Numerics& numerics) {
+  if (!numerics.fused_attention) return part.part_class == PartClass::attention;
+  if (part.name == "experts_swiglu" || part.name == "experts_gelu") return true;
+  const bool latents = model.attention.latent && model.attention.latent->query_rank > 0;
+  return latents && (part.name == "attention_gather" || part.name == "q_up" || part.name == "kv_up" ||
+                     part.name == "rope");
+}
+
+void recompute(std::vector<Part>& layer, Recompute how, const ModelShape& model, const Numerics& numerics) {
   const auto again = [](Part& part) {
     part.backward_input.flops += part.forward.flops;
     part.backward_input.moved += part.forward.moved;
@@ -508,15 +519,24 @@ void recompute(std::vector<Part>& layer, Recompute how, const Numerics& numerics
       for (KeptTensor& tensor : part.kept) tensor.recomputed = true;
     }
     layer.front().kept.front().recomputed = false;
-  } else if (how == Recompute::selective && !numerics.fused_attention) {
-    for (Part& part : layer) {
-      if (part.part_class != PartClass::attention) continue;
-      again(part);
-      for (KeptTensor& tensor : part.kept) {
+    return;
+  }
+  if (how == Recompute::none) return;
+  bool behind_repeated = false;  // the part before is made again
+  for (Part& part : layer) {
+    const bool repeated = repeated_by_selective(part, model, numerics);
+    if (repeated) again(part);
+    for (KeptTensor& tensor : part.kept) {
+      if (!numerics.fused_attention) {
         tensor.recomputed =
-            tensor.name == "probabilities" || tensor.name == "mask" || tensor.name == "dropped";
+            repeated && (tensor.name == "probabilities" || tensor.name == "mask" || tensor.name == "dropped");
+      } else if (behind_repeated && !repeated) {
+        // What the repeated parts make, not what the part adds of its own.
+        tensor.recomputed =
+            tensor.name == "q" || tensor.name == "k" || tensor.name == "v" || tensor.name == "input";
       }
     }
+    behind_repeated = repeated;
   }
 }
 

@@ -65,6 +65,9 @@ class LayerParts {
 
 /// Marks what backward_input computes again instead of forward keeping it, and adds its cost there. Of a
 /// layer that is recomputed in full forward keeps the input of its first part alone.
-void recompute(std::vector<Part>& layer, Recompute how, const Numerics& numerics);
+void recompute(std::vector<Part>& layer, Recompute how, const ModelShape& model, const Numerics& numerics);
+
+/// Whether Recompute::selective computes this part of a layer again.
+bool repeated_by_selective(const Part& part, const ModelShape& model, const Numerics& numerics);
 
 }  // namespace plumb

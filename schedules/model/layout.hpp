@@ -10,8 +10,9 @@
 
 namespace plumb {
 
-/// What backward computes again instead of keeping: nothing; the attention core (scores and softmax; with a
-/// fused attention there is nothing to gain); or whole layers from their input.
+/// What backward computes again instead of keeping: nothing; what costs little to make again for what it
+/// holds (the attention core's scores; with a fused attention the up-projections of latent attention and the
+/// experts' activation, and of other models nothing); or whole layers from their input.
 enum class Recompute : std::uint8_t { none, selective, full };
 enum class WeightType : std::uint8_t { bf16, fp32, fp8 };
 enum class GradientType : std::uint8_t { fp32, bf16 };

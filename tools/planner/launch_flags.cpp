@@ -79,7 +79,14 @@ std::optional<std::vector<std::string>> megatron_flags(const LayoutPlan& plan, c
   if (recompute_of(plan.layout) == Recompute::full) {
     lines.emplace_back("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1");
   } else if (recompute_of(plan.layout) == Recompute::selective) {
-    lines.emplace_back("--recompute-granularity selective");
+    std::string modules;
+    if (!plan.layout.numerics.fused_attention) {
+      modules = " core_attn";
+    } else {
+      if (model.attention.latent && model.attention.latent->query_rank > 0) modules += " mla_up_proj";
+      if (model.experts) modules += " moe_act";
+    }
+    lines.push_back("--recompute-granularity selective --recompute-modules" + modules);
   }
   return lines;
 }

@@ -168,7 +168,10 @@ class Search {
     std::vector<Recompute> recompute = request_.recompute;
     if (recompute.empty()) {
       recompute = {Recompute::none, Recompute::full};
-      if (!request_.numerics.fused_attention) recompute.insert(recompute.begin() + 1, Recompute::selective);
+      // Elsewhere there is nothing that selective recompute would save.
+      if (!request_.numerics.fused_attention || model.experts || model.attention.latent) {
+        recompute.insert(recompute.begin() + 1, Recompute::selective);
+      }
     }
     std::vector<std::uint32_t> micro = request_.micro_batch_sizes;
     if (micro.empty()) micro = {1, 2, 4};

@@ -344,6 +344,46 @@ TEST(KeptBytes, OfLatentAttentionAreTheContractsByHand) {
   EXPECT_FALSE(kept.contains("q.input w"));
 }
 
+// With fused attention, selective recompute makes queries, keys, values and the experts' activation again:
+// a latent layer keeps t x 2 heads x (5 + 5 + 5) x 2 bytes less and does both up-projections' and rope's work
+// twice; experts of 12, 2 of 4 a token, keep t x 2 x 12 x 2 less.
+TEST(Recomputing, SelectivelyMakesAgainWhatIsCheap) {
+  ModelShape model = llama(8, 1, 2, 2, 12, 32);
+  model.attention.head_dim = 5;
+  model.attention.latent = LatentAttention{6, 4, 2, 3, 5};
+  model.experts.emplace();
+  model.experts->routed = 4;
+  model.experts->per_token = 2;
+  model.experts->ffn = 12;
+  model.experts->in_layer = {true};
+  Layout layout = layout_of(model, 1, 3, 5);
+  const StageBytes none = stage_bytes(model, layout, Stage{0});
+  const auto flops_of_input = [&] {
+    std::map<std::string, double> out;
+    for (const Part& part : one_layer(model, layout)) out[part.name] = part.backward_input.flops;
+    return out;
+  };
+  const auto before = flops_of_input();
+  layout.stages[0].recompute = Recompute::selective;
+  const StageBytes selective = stage_bytes(model, layout, Stage{0});
+  const std::int64_t queries = 15 * 2 * 15 * 2, activation = 15 * 2 * 12 * 2;
+  EXPECT_EQ(none.kept_by_forward.count - selective.kept_by_forward.count, queries + activation);
+  // The activation is an operand of the weight's gradient: once made again, it stays until then.
+  EXPECT_EQ(selective.added_by_backward_input.count - none.added_by_backward_input.count, activation);
+  const auto after = flops_of_input();
+  EXPECT_EQ(after.at("q_up") - before.at("q_up"), 2. * 15 * 6 * 10);
+  EXPECT_EQ(after.at("kv_up") - before.at("kv_up"), 2. * 15 * 4 * 16);
+  EXPECT_EQ(after.at("experts_down"), before.at("experts_down"));
+  EXPECT_EQ(after.at("attention"), before.at("attention"));
+
+  // A dense model with fused attention has nothing that is cheap.
+  const ModelShape dense = llama(8, 1, 4, 2, 12, 32);
+  Layout plain = layout_of(dense, 1, 3, 5);
+  const StageBytes all = stage_bytes(dense, plain, Stage{0});
+  plain.stages[0].recompute = Recompute::selective;
+  EXPECT_EQ(stage_bytes(dense, plain, Stage{0}), all);
+}
+
 // fp8: what a linear keeps and leaves has a byte an element; norms, attention, the head stay in bf16.
 TEST(KeptBytes, InFp8AreHalvedWhereALinearReadsThem) {
   const ModelShape model = llama(8, 1, 4, 2, 12, 32);

@@ -58,6 +58,19 @@ TEST(MegatronFlags, SayUnevenStagesGroupsExpertsAndRecompute) {
   EXPECT_EQ(flags[4], "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1");
 }
 
+TEST(MegatronFlags, NameTheModulesThatAreMadeAgain) {
+  LayoutPlan one = plan("1f1b", {4, 4});
+  for (StageContent& stage : one.layout.stages) stage.recompute = Recompute::selective;
+  ModelShape latent = model();
+  latent.attention.latent = LatentAttention{1536, 512, 64, 128, 128};
+  latent.experts.emplace();
+  EXPECT_THAT(*megatron_flags(one, latent, 64),
+              Contains("--recompute-granularity selective --recompute-modules mla_up_proj moe_act"));
+  one.layout.numerics.fused_attention = false;
+  EXPECT_THAT(*megatron_flags(one, latent, 64),
+              Contains("--recompute-granularity selective --recompute-modules core_attn"));
+}
+
 TEST(MegatronFlags, AreNotInventedForSchedulesThatItLacks) {
   EXPECT_FALSE(megatron_flags(plan("zb-v", {2, 2, 2, 2}), model(), 64));
   EXPECT_FALSE(megatron_flags(plan("dualpipe", {4, 4}), model(), 64));
