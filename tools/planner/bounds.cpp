@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <tuple>
 
 namespace plumb {
 namespace {
@@ -217,27 +218,42 @@ Duration least_step_time(const Outline& outline, std::uint32_t microbatches,
   return most + longest_update;
 }
 
-Bytes least_peak(const Outline& outline, const CostModel& cost) {
+Bytes least_peak(const Outline& outline, const CostModel& cost, Bytes enough) {
   const LoweredSchedule& schedule = outline.schedule;
-  // By count: what each rank would hold if all its live chunks were its largest.
-  std::vector<std::pair<Bytes, std::uint32_t>> guess;
-  for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
-    const Bytes held = held_throughout(schedule, Rank{r}, cost).total();
-    Bytes chunk;
-    for (const Outline::Held& one : outline.ranks[r]) {
-      const MemoryEffect& forward = cost.stage(one.stage).forward.memory;
-      chunk = std::max(chunk, forward.at_begin + forward.at_end);
+  struct Guess {
+    Bytes most;  // if all its live chunks were its largest
+    Bytes held;  // all the step long
+    std::uint32_t rank = 0;
+    bool operator<(const Guess& other) const {
+      return std::tie(most, rank) < std::tie(other.most, other.rank);
     }
-    guess.emplace_back(held + chunk * outline.live_chunks[r], r);
+  };
+  std::vector<Guess> guesses;
+  Bytes by_count;
+  for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
+    Bytes held = cost.reserve;
+    Bytes largest;
+    std::optional<Bytes> smallest;
+    for (const Outline::Held& one : outline.ranks[r]) {
+      const StageCost& stage = cost.stage(one.stage);
+      held += stage.weights + stage.gradients + stage.optimizer_state;
+      const Bytes kept = stage.forward.memory.at_begin + stage.forward.memory.at_end;
+      const Bytes left = kept + stage.backward_input.memory.at_begin + stage.backward_input.memory.at_end;
+      const Bytes least = outline.has_split_backwards ? std::min(kept, left) : kept;
+      largest = std::max(largest, kept);
+      smallest = std::min(smallest.value_or(least), least);
+    }
+    by_count = std::max(by_count, held + smallest.value_or(Bytes{}) * outline.live_chunks[r]);
+    guesses.push_back({held + largest * outline.live_chunks[r], held, r});
   }
-  std::sort(guess.rbegin(), guess.rend());
+  if (by_count > enough) return by_count;
+  std::sort(guesses.rbegin(), guesses.rend());
   Liveness liveness(schedule, cost);
   Bytes most;
-  for (std::size_t k = 0; k < std::min<std::size_t>(2, guess.size()); ++k) {
-    const Rank rank{guess[k].second};
-    Bytes now = held_throughout(schedule, rank, cost).total();
+  for (std::size_t k = 0; k < std::min<std::size_t>(2, guesses.size()); ++k) {
+    Bytes now = guesses[k].held;
     most = std::max(most, now);
-    const std::vector<LivenessChange>& changes = liveness.of(rank);
+    const std::vector<LivenessChange>& changes = liveness.of(Rank{guesses[k].rank});
     for (std::size_t i = 0; i < changes.size();) {
       const std::uint32_t step = changes[i].step;
       const Moment moment = changes[i].moment;

@@ -65,10 +65,10 @@ class PieceSums {
 Duration least_step_time(const Outline& outline, std::uint32_t microbatches,
                          const std::vector<StageLeast>& stages, const CostModel& ends, bool reduced);
 
-/// The largest over ranks of what a rank holds at most. `cost` needs memory alone, no recipes.
-/// The rank that holds most by count is looked at, so the result is a lower bound of what profile_memory says
-/// of the whole schedule.
-Bytes least_peak(const Outline& outline, const CostModel& cost);
+/// The largest over ranks of what a rank holds at most, or less: a lower bound of what profile_memory says of
+/// the whole schedule. `cost` needs memory alone, no recipes. Looked at closely are the two ranks that hold
+/// most by count, and none where the counts alone are beyond `enough` already.
+Bytes least_peak(const Outline& outline, const CostModel& cost, Bytes enough);
 
 /// What is to have as equal an amount of work as possible: a rank's stages together, or every stage. The
 /// first is what a pipeline needs in the long run; the second what schedules need that take turns with their

@@ -340,7 +340,8 @@ class Search {
       least.push_back(sums.times(first, first + count));
       first += count;
     }
-    candidate.least_memory = least_peak(outline, cost);
+    candidate.least_memory = least_peak(outline, cost, request_.memory);
+    if (candidate.least_memory > request_.memory) return;
     candidate.least_time = least_step_time(outline, candidate.shape.microbatches, least, cost, reduced);
   }
 
