@@ -1,0 +1,159 @@
+// Schedules on one GPU with a process a rank and NCCL between them, started by this program itself.
+//   nccl_steps HIDDEN TOKENS RANKS MICROBATCHES SCHEDULE[:CHUNKS][,…] [check] [batched] [shares] [gpt]
+//   [without-mps]
+//              [kill | freeze]
+// shares: each rank has its own share of the GPU instead of all of it. kill, freeze: rank 1 is killed, or
+// stopped, in the middle of the second step; the deadline is 5 s.
+#include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/cuda/cuda_worker.hpp"
+#include "runtime/launch/mps.hpp"
+#include "runtime/launch/own_ranks.hpp"
+#include "schedules/generators/generator.hpp"
+#include "tests/runtime/cuda/team.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <unistd.h>
+
+using namespace plumb;
+using namespace plumb::test;
+
+namespace {
+
+struct Settings {
+  std::uint64_t hidden = 0;
+  std::uint64_t tokens = 0;
+  std::uint32_t ranks = 0;
+  std::uint32_t microbatches = 0;
+  std::string schedules;
+  bool check = false, batched = false, shares = false, text = false, mps = true, kill = false, freeze = false;
+};
+
+Settings read(int argc, char** argv) {
+  Settings s;
+  s.hidden = std::stoul(argv[1]);
+  s.tokens = std::stoul(argv[2]);
+  s.ranks = static_cast<std::uint32_t>(std::stoul(argv[3]));
+  s.microbatches = static_cast<std::uint32_t>(std::stoul(argv[4]));
+  s.schedules = argv[5];
+  const std::map<std::string, bool Settings::*> flags{
+      {"check", &Settings::check}, {"batched", &Settings::batched}, {"shares", &Settings::shares},
+      {"gpt", &Settings::text},    {"kill", &Settings::kill},       {"freeze", &Settings::freeze}};
+  for (int i = 6; i < argc; ++i) {
+    if (std::string(argv[i]) == "without-mps") s.mps = false;
+    if (const auto flag = flags.find(argv[i]); flag != flags.end()) s.*flag->second = true;
+  }
+  return s;
+}
+
+double largest(Worker& worker, Rendezvous& rendezvous, double value) {
+  std::vector<double> all(rendezvous.ranks());
+  all[rendezvous.rank()] = value;
+  worker.sum(all);
+  return *std::max_element(all.begin(), all.end());
+}
+
+void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
+  const auto colon = name.find(':');
+  Shape shape{s.ranks, s.microbatches, std::nullopt, std::nullopt};
+  if (colon != std::string::npos)
+    shape.chunks = static_cast<std::uint32_t>(std::stoul(name.substr(colon + 1)));
+  LoweredSchedule lowered = make_lowered(generator(name.substr(0, colon)), shape,
+                                         {s.batched ? CommPlacement::batched : CommPlacement::per_op, 1});
+  TrainingPlan plan =
+      plan_for(std::move(lowered), s.text ? gpt(s.hidden) : mlp(s.hidden), s.tokens, WeightType::bf16);
+  if (s.kill || s.freeze) plan.deadline = Duration{5'000'000'000};
+
+  std::map<std::string, std::string> algorithms;
+  cuda::NcclOptions options;
+  options.shares = s.shares ? s.ranks : 0;
+  options.share = rendezvous.rank();
+  options.algorithms = &algorithms;
+  const auto begin = std::chrono::steady_clock::now();
+  Team team;
+  team.push_back(cuda::make_nccl_worker(plan, rendezvous, options));
+  Worker& worker = *team.front();
+  load_data(team, plan);
+  rendezvous.barrier();
+  const double start = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  std::vector<double> steps;
+  for (int i = 0; i < 6; ++i) {
+    if ((s.kill || s.freeze) && i == 1 && rendezvous.rank() == 1) {
+      worker.clear_gradients();
+      worker.begin_step();
+      std::fprintf(stderr, "rank 1 %s itself\n", s.kill ? "kills" : "stops");
+      raise(s.kill ? SIGKILL : SIGSTOP);
+    }
+    step(team);
+    const StepTimes times = worker.times();
+    TimePoint end{};
+    for (const Interval& ran : times.compute) end = std::max(end, ran.end);
+    for (const Interval& ran : times.collectives) end = std::max(end, ran.end);
+    steps.push_back(largest(worker, rendezvous, static_cast<double>(end.ns)) / 1e6);
+  }
+  double difference = 0;
+  if (s.check) {
+    TrainingPlan alone = plan;
+    alone.schedule = unpipelined(plan.schedule.stages, plan.schedule.microbatches);
+    // A local worker always has a share; only a rank that has one as large computes the same bit for bit.
+    Team one = cuda::make_local_workers(alone, {s.ranks, &algorithms});
+    load_data(one, alone);
+    step(one);
+    difference =
+        largest(worker, rendezvous, compare(team, plan, gradients(one, plan.schedule.stages)).largest);
+  }
+  if (rendezvous.rank() == 0) {
+    std::printf("%-18s %u ranks m %u %s: ready in %.1f s, steps", name.c_str(), s.ranks, s.microbatches,
+                s.batched ? "batched" : "per-op", start);
+    for (const double each : steps) std::printf(" %.3f", each);
+    std::sort(steps.begin(), steps.end());
+    std::printf(" ms, median %.3f", steps[steps.size() / 2]);
+    if (s.check) std::printf("; gradients %.2e", difference);
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
+int be_rank(const Settings& s) {
+  const Placement placement = discover({}, process_environment(), getppid());
+  Rendezvous rendezvous(placement, std::chrono::seconds{30});
+  std::stringstream names(s.schedules);
+  for (std::string name; std::getline(names, name, ',');) run(s, name, rendezvous);
+  return 0;
+}
+
+int launch(const Settings& s, int argc, char** argv) {
+  std::optional<Mps> mps;
+  OwnRanks job{
+      s.ranks, "/proc/self/exe", {argv + 1, argv + argc}, one_gpu_environment(), std::chrono::seconds{8}};
+  if (s.mps && !mps_is_running()) {
+    mps.emplace();
+    for (auto& variable : mps->environment()) job.environment.push_back(std::move(variable));
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  const OwnRanksResult result = run_own_ranks(job);
+  std::printf("%s after %.1f s\n", result.failure.empty() ? "all ranks ended" : result.failure.c_str(),
+              std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  return result.exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (argc < 6) return std::fprintf(stderr, "see the first lines of nccl_steps.cpp\n"), 2;
+  const Settings settings = read(argc, argv);
+  return std::getenv("RANK") ? be_rank(settings) : launch(settings, argc, argv);
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "rank %s: %s\n", std::getenv("RANK") ? std::getenv("RANK") : "-", error.what());
+  return 3;
+}
