@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <future>
 #include <iterator>
 #include <string>
@@ -250,6 +251,14 @@ std::uint32_t current_device() {
   return static_cast<std::uint32_t>(device);
 }
 
+// What CUDA reads when it starts, unless the user has said otherwise: a hardware queue for each of our
+// streams, since two streams in one queue wait for each other; and all kernels loaded at once, since loading
+// one later can wait for a kernel of NCCL's that itself waits for another rank.
+void prepare_process() {
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+}
+
 // The host makes the numbers, which is slow enough for a thread each.
 void initialise(std::span<const std::unique_ptr<CudaWorker>> workers) {
   std::vector<std::future<void>> done;
@@ -263,6 +272,7 @@ void initialise(std::span<const std::unique_ptr<CudaWorker>> workers) {
 
 std::vector<std::unique_ptr<Worker>> make_local_workers(const TrainingPlan& plan,
                                                         const LocalOptions& options) {
+  prepare_process();
   device::require_device();
   const std::uint32_t ranks = plan.schedule.ranks();
   const std::uint32_t count = ranks * plan.schedule.data_parallel;
@@ -288,6 +298,7 @@ std::vector<std::unique_ptr<Worker>> make_local_workers(const TrainingPlan& plan
 
 std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& rendezvous,
                                          const NcclOptions& options) {
+  prepare_process();
   device::require_device();
   auto shared = std::make_shared<Shared>(plan, options.device);
   shared->use_device();

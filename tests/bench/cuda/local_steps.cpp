@@ -5,6 +5,7 @@
 // Costs come from two schedules other than those that are compared wherever those have the op: 1f1b (forward,
 // backward), zb-h1 (the halves), dualpipe (pairs), at as many ranks; medians by kind of op and of stage.
 #include "runtime/cuda/cuda_worker.hpp"
+#include "runtime/cuda/unpipelined.hpp"
 #include "runtime/device/stream.hpp"
 #include "schedules/generators/generator.hpp"
 #include "sim/report.hpp"
@@ -91,7 +92,7 @@ Report report_of(const Timeline& timeline) {
 struct Run {
   std::vector<std::int64_t> steps;
   Timeline last;
-  Difference difference;
+  GradientCheck difference;
   double loss_difference = 0;
   Bytes peak;
 };
@@ -99,7 +100,7 @@ struct Run {
 Run run(const TrainingPlan& plan, int steps, bool check, const cuda::LocalOptions& options) {
   Run result;
   Team team = cuda::make_local_workers(plan, options);
-  load_data(team, plan);
+  load(team, plan);
   for (int i = 0; i < steps; ++i) {
     step(team);
     step(team);  // right behind another one, as in training: reading a record takes a while in which the GPU
@@ -110,16 +111,12 @@ Run run(const TrainingPlan& plan, int steps, bool check, const cuda::LocalOption
   }
   for (const auto& worker : team) result.peak = std::max(result.peak, worker->program().peak_activations);
   if (check) {
-    const std::vector<double> got = losses(team, plan.schedule.microbatches);
-    TrainingPlan alone = plan;
-    alone.schedule = unpipelined(plan.schedule.stages, plan.schedule.microbatches);
-    Team one = cuda::make_local_workers(alone, options);
-    load_data(one, alone);
-    step(one);
-    result.difference = compare(team, plan, gradients(one, plan.schedule.stages));
-    const std::vector<double> expected = losses(one, plan.schedule.microbatches);
+    const Unpipelined expected = cuda::run_unpipelined(plan, data_of(plan), 1, options);
+    result.difference = compare(team, plan, expected.gradients);
+    const std::vector<double> got = losses(team, plan);
     for (std::size_t m = 0; m < got.size(); ++m)
-      result.loss_difference = std::max(result.loss_difference, std::abs(got[m] - expected[m]) / expected[m]);
+      result.loss_difference =
+          std::max(result.loss_difference, std::abs(got[m] - expected.losses[m]) / expected.losses[m]);
   }
   return result;
 }
@@ -245,8 +242,8 @@ int main(int argc, char** argv) try {
             100 * (static_cast<double>(exact()) / static_cast<double>(report.step_time.ns) - 1),
             ms(median(own.hops)) * 1e3, result.peak.count);
         if (check) {
-          std::printf("; gradients %.2e (%s), losses %.1e", result.difference.largest,
-                      result.difference.parameter.c_str(), result.loss_difference);
+          std::printf("; gradients %.2e (%s), losses %.1e", result.difference.max_difference,
+                      result.difference.worst_parameter.c_str(), result.loss_difference);
         }
         std::printf("\n");
         std::fflush(stdout);

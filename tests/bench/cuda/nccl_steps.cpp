@@ -6,6 +6,7 @@
 // stopped, in the middle of the second step; the deadline is 5 s.
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/cuda/cuda_worker.hpp"
+#include "runtime/cuda/unpipelined.hpp"
 #include "runtime/launch/mps.hpp"
 #include "runtime/launch/own_ranks.hpp"
 #include "schedules/generators/generator.hpp"
@@ -83,7 +84,7 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
   Team team;
   team.push_back(cuda::make_nccl_worker(plan, rendezvous, options));
   Worker& worker = *team.front();
-  load_data(team, plan);
+  load(team, plan);
   rendezvous.barrier();
   const double start = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   std::vector<double> steps;
@@ -103,14 +104,9 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
   }
   double difference = 0;
   if (s.check) {
-    TrainingPlan alone = plan;
-    alone.schedule = unpipelined(plan.schedule.stages, plan.schedule.microbatches);
-    // A local worker always has a share; only a rank that has one as large computes the same bit for bit.
-    Team one = cuda::make_local_workers(alone, {s.ranks, &algorithms});
-    load_data(one, alone);
-    step(one);
-    difference =
-        largest(worker, rendezvous, compare(team, plan, gradients(one, plan.schedule.stages)).largest);
+    // A rank computes the same bit for bit only on as many multiprocessors, so with `shares`.
+    const Unpipelined expected = cuda::run_unpipelined(plan, data_of(plan), 1, {s.ranks, &algorithms});
+    difference = largest(worker, rendezvous, compare(team, plan, expected.gradients).max_difference);
   }
   if (rendezvous.rank() == 0) {
     std::printf("%-18s %u ranks m %u %s: ready in %.1f s, steps", name.c_str(), s.ranks, s.microbatches,

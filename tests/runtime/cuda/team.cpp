@@ -1,36 +1,12 @@
 #include "tests/runtime/cuda/team.hpp"
 
 #include "runtime/executor.hpp"
-#include "schedules/ir/error.hpp"
+#include "runtime/together.hpp"
 
-#include <cmath>
-#include <exception>
-#include <mutex>
 #include <thread>
 #include <utility>
 
 namespace plumb::test {
-
-void together(Team& team, const std::function<void(Worker&)>& what) {
-  std::exception_ptr first;
-  std::mutex mutex;
-  std::vector<std::thread> threads;
-  for (const auto& worker : team) {
-    threads.emplace_back([&, worker = worker.get()] {
-      try {
-        what(*worker);
-      } catch (...) {
-        {
-          const std::lock_guard lock(mutex);
-          if (!first) first = std::current_exception();
-        }
-        for (const auto& other : team) other->abort();
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  if (first) std::rethrow_exception(first);
-}
 
 ModelShape mlp(std::uint64_t hidden) {
   ModelShape model;
@@ -64,39 +40,30 @@ TrainingPlan plan_for(LoweredSchedule schedule, ModelShape model, std::uint64_t 
   return plan;
 }
 
-void load_data(Team& team, const TrainingPlan& plan) {
-  const std::uint64_t tokens = plan.layout.tokens();
-  const auto load = [&](std::uint32_t m) {
-    MicrobatchData data;
-    const std::uint64_t input = stream_of(plan.seed, "input" + std::to_string(m));
-    const std::uint64_t target = stream_of(plan.seed, "target" + std::to_string(m));
-    if (plan.model.architecture == Architecture::mlp) {
-      const std::uint64_t elements = tokens * plan.model.hidden;
-      data.input.resize(elements);
-      data.target.resize(elements);
-      for (std::uint64_t i = 0; i < elements; ++i) {
-        data.input[i] = noise(input, i);
-        data.target[i] = noise(target, i);
-      }
-    } else {
-      for (std::uint64_t i = 0; i <= tokens; ++i) {
-        const double u = 0.5 + 0.25 * static_cast<double>(noise(input, i));
-        const double id = std::fmin(std::fmax(u, 0), 0.999) * static_cast<double>(plan.model.vocab);
-        if (i < tokens) data.tokens.push_back(static_cast<std::int32_t>(id));
-        if (i > 0) data.next_tokens.push_back(static_cast<std::int32_t>(id));
-      }
-    }
-    for (const auto& worker : team) {
-      if (worker->needs(Microbatch{m})) worker->load(Microbatch{m}, data);
-    }
-  };
+TrainingData data_of(const TrainingPlan& plan) {
+  return TrainingData::synthetic(plan.model, plan.layout, plan.seed);
+}
+
+void load(Team& team, const TrainingPlan& plan) {
+  const TrainingData data = data_of(plan);
+  const std::uint32_t microbatches = plan.schedule.microbatches;
   std::vector<std::thread> threads;
-  for (std::uint32_t m = 0; m < plan.schedule.microbatches; ++m) threads.emplace_back(load, m);
+  for (std::uint32_t i = 0; i < microbatches * plan.schedule.data_parallel; ++i) {
+    threads.emplace_back([&, i] {
+      const Microbatch microbatch{i % microbatches};
+      MicrobatchData made;
+      for (const auto& worker : team) {
+        if (worker->copy() != i / microbatches || !worker->needs(microbatch)) continue;
+        if (made == MicrobatchData{}) made = data.microbatch(1, i);
+        worker->load(microbatch, made);
+      }
+    });
+  }
   for (std::thread& thread : threads) thread.join();
 }
 
 void step(Team& team) {
-  together(team, [](Worker& worker) {
+  run_together(team, [](Worker& worker) {
     worker.clear_gradients();
     execute(worker.program(), worker);
   });
@@ -114,61 +81,26 @@ Timeline timeline_of(Team& team, const TrainingPlan& plan) {
   return assemble_timeline(plan.schedule, records, memory);
 }
 
-LoweredSchedule unpipelined(std::uint32_t stages, std::uint32_t microbatches) {
-  LoweredSchedule schedule;
-  schedule.name = "unpipelined";
-  schedule.stages = stages;
-  schedule.microbatches = microbatches;
-  LoweredRank& rank = schedule.per_rank.emplace_back();
-  for (std::uint32_t m = 0; m < microbatches; ++m) {
-    for (std::uint32_t s = 0; s < stages; ++s)
-      rank.steps.emplace_back(Action(Op{Stage{s}, Microbatch{m}, OpKind::forward}));
-    for (std::uint32_t s = stages; s-- > 0;)
-      rank.steps.emplace_back(Action(Op{Stage{s}, Microbatch{m}, OpKind::backward}));
-  }
-  return schedule;
-}
-
-std::vector<std::vector<float>> gradients(Team& team, std::uint32_t stages) {
-  std::vector<std::vector<float>> all(stages);
+std::vector<double> losses(Team& team, const TrainingPlan& plan) {
+  std::vector<double> all(std::size_t{plan.schedule.microbatches} * plan.schedule.data_parallel);
   for (const auto& worker : team) {
-    for (const Stage stage : worker->program().held) {
-      if (all[stage.value].empty()) all[stage.value] = worker->gradients(stage);
-    }
+    for (const auto& [microbatch, loss] : worker->losses())
+      all[std::size_t{worker->copy()} * plan.schedule.microbatches + microbatch.value] = loss;
   }
   return all;
 }
 
-std::vector<double> losses(Team& team, std::uint32_t microbatches) {
-  std::vector<double> all(microbatches);
+GradientCheck compare(Team& team, const TrainingPlan& plan, const NamedGradients& expected) {
+  GradientCheck worst;
   for (const auto& worker : team) {
-    for (const auto& [microbatch, loss] : worker->losses()) all[microbatch.value] = loss;
+    NamedGradients own;
+    NamedGradients of_expected;
+    add_gradients(*worker, plan, own);
+    for (const auto& [name, gradients] : own) of_expected[name] = expected.at(name);
+    const GradientCheck check = compare_gradients(own, of_expected);
+    if (worst.worst_parameter.empty() || !(check.max_difference <= worst.max_difference)) worst = check;
   }
-  return all;
-}
-
-Difference compare(Team& team, const TrainingPlan& plan, const std::vector<std::vector<float>>& expected) {
-  Difference difference;
-  for (const auto& worker : team) {
-    for (const Stage stage : worker->program().held) {
-      const std::vector<float> got = worker->gradients(stage);
-      PLUMB_CHECK(got.size() == expected[stage.value].size());
-      for (const ParameterSpec& parameter : stage_parameters(plan.model, plan.layout.stages[stage.value])) {
-        double apart = 0;
-        double size = 0;
-        for (std::uint64_t i = parameter.offset; i < parameter.offset + parameter.elements(); ++i) {
-          const double x = got[i];
-          const double y = expected[stage.value][i];
-          apart += (x - y) * (x - y);
-          size += x * x + y * y;
-        }
-        // Gradients that are all zero are no proof, and nothing of ours is zero in theory here.
-        const double relative = size > 0 ? apart / size : 1;
-        if (!(relative <= difference.largest)) difference = {relative, parameter.name};
-      }
-    }
-  }
-  return difference;
+  return worst;
 }
 
 }  // namespace plumb::test

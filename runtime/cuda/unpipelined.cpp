@@ -1,0 +1,56 @@
+#include "runtime/cuda/unpipelined.hpp"
+
+#include "runtime/together.hpp"
+#include "runtime/train_step.hpp"
+#include "schedules/ir/error.hpp"
+
+#include <algorithm>
+
+namespace plumb::cuda {
+namespace {
+
+// One rank, one stage: forward and backward of one microbatch after another.
+LoweredSchedule one_by_one(std::uint32_t microbatches) {
+  LoweredSchedule schedule;
+  schedule.name = "unpipelined";
+  schedule.stages = 1;
+  schedule.microbatches = microbatches;
+  LoweredRank& rank = schedule.per_rank.emplace_back();
+  for (std::uint32_t m = 0; m < microbatches; ++m) {
+    for (const OpKind kind : {OpKind::forward, OpKind::backward})
+      rank.steps.emplace_back(Action(Op{Stage{0}, Microbatch{m}, kind}));
+  }
+  return schedule;
+}
+
+void set_weights(Worker& worker, const std::vector<ParameterSpec>& parameters,
+                 const NamedGradients& weights) {
+  StageState state = worker.state(Stage{0});
+  for (const ParameterSpec& parameter : parameters) {
+    const auto given = weights.find(parameter.name);
+    if (given == weights.end()) continue;
+    PLUMB_CHECK(given->second.size() == parameter.elements());
+    std::copy(given->second.begin(), given->second.end(),
+              state.weights.begin() + static_cast<std::ptrdiff_t>(parameter.offset));
+  }
+  worker.set_state(Stage{0}, state);
+}
+
+}  // namespace
+
+Unpipelined run_unpipelined(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step,
+                            const LocalOptions& options, const NamedGradients& weights) {
+  TrainingPlan whole = plan;
+  whole.layout = unpipelined(plan.model, plan.layout);
+  whole.schedule = one_by_one(plan.schedule.microbatches * plan.schedule.data_parallel);
+  std::vector<std::unique_ptr<Worker>> workers = make_local_workers(whole, options);
+  if (!weights.empty())
+    set_weights(*workers.front(), stage_parameters(whole.model, whole.layout.stages[0]), weights);
+  run_together(workers, [&](Worker& worker) { run_schedule(worker, data, step); });
+  Unpipelined result;
+  for (const auto& [microbatch, loss] : workers.front()->losses()) result.losses.push_back(loss);
+  add_gradients(*workers.front(), whole, result.gradients);
+  return result;
+}
+
+}  // namespace plumb::cuda
