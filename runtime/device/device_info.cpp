@@ -18,6 +18,7 @@ std::string cuda_version_text(int version) {
 }
 
 // NVIDIA's management library, by its stable C interface: https://docs.nvidia.com/deploy/nvml-api
+constexpr int clock_of_memory = 2;           // NVML_CLOCK_MEM
 constexpr int clock_of_multiprocessors = 1;  // NVML_CLOCK_SM
 constexpr unsigned long long throttling =
     0x4 | 0x8 | 0x20 | 0x40 | 0x80;  // power cap, slowdowns, thermal, brake
@@ -94,6 +95,20 @@ ClockReader::Reading ClockReader::read() const {
       symbol<int(void*, unsigned long long*)>(library_, "nvmlDeviceGetCurrentClocksThrottleReasons");
   if (why && why(device_, &reasons) == 0) reading.throttled = (reasons & throttling) != 0;
   return reading;
+}
+
+std::uint32_t ClockReader::most_mhz() const {
+  unsigned mhz = 0;
+  const auto most =
+      device_ ? symbol<int(void*, int, unsigned*)>(library_, "nvmlDeviceGetMaxClockInfo") : nullptr;
+  return most && most(device_, clock_of_multiprocessors, &mhz) == 0 ? mhz : 0;
+}
+
+std::uint32_t ClockReader::memory_mhz() const {
+  unsigned mhz = 0;
+  const auto clock =
+      device_ ? symbol<int(void*, int, unsigned*)>(library_, "nvmlDeviceGetClockInfo") : nullptr;
+  return clock && clock(device_, clock_of_memory, &mhz) == 0 ? mhz : 0;
 }
 
 std::string ClockReader::driver_version() const {

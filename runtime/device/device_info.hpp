@@ -40,6 +40,9 @@ class ClockReader {
     bool throttled = false;  // by power, heat or a brake; being idle is no throttling
   };
   Reading read() const;
+  /// The fastest the multiprocessors could run, and the memory's clock just now; 0: not known.
+  std::uint32_t most_mhz() const;
+  std::uint32_t memory_mhz() const;
   std::string driver_version() const;
 
  private:

@@ -93,7 +93,7 @@ __global__ void cross_entropy_backward_kernel(const T* logits, const std::int32_
 }
 
 template <class T>
-__global__ void squares_kernel(const T* y, const T* target, float* partial, std::uint64_t packs) {
+__global__ void squares_kernel(const T* y, const T* target, float* partial, T* copy, std::uint64_t packs) {
   __shared__ float shared[32];
   float sum[1] = {0};
   for (std::uint64_t at = std::uint64_t{blockIdx.x} * threads + threadIdx.x; at < packs;
@@ -102,6 +102,7 @@ __global__ void squares_kernel(const T* y, const T* target, float* partial, std:
     const Pack<T> b = load_once(target, at);
 #pragma unroll
     for (int i = 0; i < Pack<T>::size; ++i) sum[0] += (a[i] - b[i]) * (a[i] - b[i]);
+    if (copy) store(copy, at, b);
   }
   block_sum(sum, shared);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum[0];
@@ -161,14 +162,14 @@ Bytes loss_scratch(std::uint32_t multiprocessors) {
 }
 
 void mean_square_forward(const Lane& lane, Scratch scratch, const Tensor& y, const Tensor& target,
-                         float scale, float* loss) {
+                         float scale, float* loss, const Tensor& copy) {
   float* partial = static_cast<float*>(scratch.take(loss_scratch(lane.multiprocessors())));
   const unsigned blocks = lane.multiprocessors() * sum_blocks_a_multiprocessor;
   with_type(y.type, [&](auto t) {
     using T = decltype(t);
     PLUMB_CHECK(y.elements() % Pack<T>::size == 0);
-    squares_kernel<<<blocks, threads, 0, lane.stream().handle()>>>(y.as<const T>(), target.as<const T>(),
-                                                                   partial, y.elements() / Pack<T>::size);
+    squares_kernel<<<blocks, threads, 0, lane.stream().handle()>>>(
+        y.as<const T>(), target.as<const T>(), partial, copy.as<T>(), y.elements() / Pack<T>::size);
   });
   check_launch();
   add_sum(lane, partial, blocks, scale, loss);

@@ -16,9 +16,10 @@ void cross_entropy_forward(const Lane& lane, const Tensor& logits, const std::in
 void cross_entropy_backward(const Lane& lane, const Tensor& logits, const std::int32_t* targets,
                             const float* log_sum_exp, float scale, const Tensor& d_logits);
 
-/// Adds scale * sum over all elements of (y - target)^2 to *loss (float32, on the device).
+/// Adds scale * sum over all elements of (y - target)^2 to *loss (float32, on the device). `copy`, where it
+/// is not empty, becomes the target.
 void mean_square_forward(const Lane& lane, Scratch scratch, const Tensor& y, const Tensor& target,
-                         float scale, float* loss);
+                         float scale, float* loss, const Tensor& copy = {});
 /// dy = 2 scale (y - target).
 void mean_square_backward(const Lane& lane, const Tensor& y, const Tensor& target, float scale,
                           const Tensor& dy);

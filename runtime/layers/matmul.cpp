@@ -235,11 +235,14 @@ Product::Product(const ProductShape& shape, ProductAlgorithms& algorithms, const
     std::sort(timed.begin(), timed.end(), [](Timed& a, Timed& b) { return a.median() < b.median(); });
   };
   take_turns(1);  // warm-up: kernels are loaded
+  // A product that takes long is timed precisely by few runs, and many would take minutes on a small share of
+  // a GPU.
+  const bool slow = timed.front().times.front() > Duration{2'000'000};
   for (Timed& one : timed) one.times.clear();
-  take_turns(rounds);
+  take_turns(slow ? 3 : rounds);
   if (timed.size() > final_candidates) timed.resize(final_candidates);
   for (Timed& one : timed) one.times.clear();
-  take_turns(4 * rounds);
+  take_turns(slow ? rounds : 4 * rounds);
   descriptors_->algorithm = timed.front().algorithm;
   ProductAlgorithms::Code code{};
   std::memcpy(code.data(), &descriptors_->algorithm, sizeof code);

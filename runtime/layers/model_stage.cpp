@@ -7,6 +7,7 @@
 #include "schedules/ir/error.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -94,6 +95,18 @@ void refuse(bool unsupported, const char* what) {
 }
 
 }  // namespace
+
+std::vector<Parameter> stage_tensors(std::span<const ParameterSpec> specs, DataType type, void* weights,
+                                     float* gradients) {
+  std::vector<Parameter> parameters;
+  for (const ParameterSpec& spec : specs) {
+    void* place = static_cast<std::byte*>(weights) + spec.offset * bytes_of(type);
+    parameters.push_back({spec.name,
+                          {place, type, spec.rows, spec.columns},
+                          {gradients + spec.offset, DataType::fp32, spec.rows, spec.columns}});
+  }
+  return parameters;
+}
 
 struct ModelStage::Implementation {
   ModelShape model;
@@ -421,8 +434,11 @@ struct ModelStage::Implementation {
 
   void forward_head(const Lane& lane, Scratch scratch, const HeadKept& k, const StageTarget& target) const {
     if (is_mlp()) {
-      copy(lane, k.target.data, target.target, hidden_bytes());
-      if (target.loss) mean_square_forward(lane, scratch, k.x, k.target, loss_share(), target.loss);
+      if (target.loss) {
+        mean_square_forward(lane, scratch, k.x, hidden(target.target), loss_share(), target.loss, k.target);
+      } else {
+        copy(lane, k.target.data, target.target, hidden_bytes());
+      }
       return;
     }
     copy(lane, k.targets, target.target, Bytes{static_cast<std::int64_t>(4 * tokens)});

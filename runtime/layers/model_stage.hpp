@@ -10,11 +10,13 @@
 #include "schedules/ir/ids.hpp"
 #include "schedules/model/layout.hpp"
 #include "schedules/model/model_shape.hpp"
+#include "schedules/model/parameters.hpp"
 
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace plumb::layers {
 
@@ -24,6 +26,10 @@ struct Parameter {
   Tensor weights;
   Tensor gradients;
 };
+
+/// The parameters of a stage in flat blocks, in the order of schedules/model/parameters.
+std::vector<Parameter> stage_tensors(std::span<const ParameterSpec> specs, DataType type, void* weights,
+                                     float* gradients);
 
 /// Of one microbatch. The kept tensors are those of schedules/model/layer_costs, to the byte where each is a
 /// multiple of sixteen bytes.

@@ -304,8 +304,11 @@ TEST_P(Layers, MeanSquare) {
   const Owned device_y = random(type, 123, 200, y);
   const Owned device_target = random(type, 123, 200, target);
   const Owned dy = empty(type, 123, 200);
+  const Owned copy = empty(type, 123, 200);
   Owned loss = upload(DataType::fp32, 1, 4, {2, 0, 0, 0});
-  mean_square_forward(lane, scratch(), device_y.tensor, device_target.tensor, 0.001F, floats(loss));
+  mean_square_forward(lane, scratch(), device_y.tensor, device_target.tensor, 0.001F, floats(loss),
+                      copy.tensor);
+  EXPECT_EQ(download(copy.tensor), target);
   mean_square_backward(lane, device_y.tensor, device_target.tensor, 0.001F, dy.tensor);
   double expected_loss = 2;
   Matrix expected(y.size());
