@@ -101,10 +101,13 @@ void add_messages(Plan& plan, const CalibrationRequest& request, const Measurer&
   }
 }
 
-void add_slowdown(Plan& plan, const Measurer& measurer) {
+void add_slowdown(Plan& plan, const CalibrationRequest& request, const Measurer& measurer) {
   constexpr std::array<std::string_view, 6> classes{"gemm",      "attention",  "memory",
                                                     "send_recv", "all_to_all", "all_reduce"};
-  for (const std::uint32_t sms : {2u, 4u, 8u, 16u}) {
+  // Copies inside one GPU have no multiprocessors of their own; NCCL's kernels do.
+  const std::vector<std::uint32_t> shares =
+      request.transport == "local" ? std::vector<std::uint32_t>{0} : std::vector<std::uint32_t>{2, 4, 8, 16};
+  for (const std::uint32_t sms : shares) {
     for (const std::string_view a : classes) {
       for (const std::string_view b : classes) {
         plan.add(SlowdownTarget{{std::string(a), std::string(b), sms, measurer.setting()}});
@@ -134,7 +137,7 @@ std::vector<Target> plan_targets(const CalibrationRequest& request, const Measur
   add_work(plan, request, measurer.setting());
   add_messages(plan, request, measurer);
   add_memory(plan, request);
-  add_slowdown(plan, measurer);
+  add_slowdown(plan, request, measurer);
   add_collectives(plan, request, measurer);
   return std::move(plan).done();
 }

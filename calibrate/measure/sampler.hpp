@@ -1,0 +1,44 @@
+// Takes samples of one thing until a stopping rule is satisfied.
+#pragma once
+#include "calibrate/measure/gate.hpp"
+#include "calibrate/statistics.hpp"
+#include "runtime/device/device_info.hpp"
+#include "runtime/device/event.hpp"
+#include "runtime/device/stream.hpp"
+#include "schedules/ir/units.hpp"
+
+#include <cstdint>
+#include <functional>
+
+namespace plumb::measure {
+
+/// `launch` queues the thing once and records `begin` and `end` around it. It begins in `stream`, which is
+/// held back until all is queued; whatever it uses of other streams has to wait for an event of that one.
+struct Timed {
+  const device::Stream& stream;
+  const device::Event& begin;
+  const device::Event& end;
+  std::function<void()> launch;
+};
+
+struct Sampled {
+  SampleSet set;
+  Duration host_launch;  // median of what `launch` took on the host
+};
+
+/// How long a thing runs before its first sample. A GPU under load falls from its highest clock to the one at
+/// which it keeps its power limit, past it and back again, in some 300 ms (measured on an H200: 1.54 ms, 1.92
+/// ms, then 1.80 ms for the same work); a pipeline runs at the last one.
+enum class WarmUp : std::uint8_t { a_few_runs, until_the_clock_settles };
+
+class Sampler {
+ public:
+  Sampled sample(const Timed& timed, WarmUp warm_up, const StoppingRule& rule);
+  const device::ClockReader& clock() const { return clock_; }
+
+ private:
+  Gate gate_;
+  device::ClockReader clock_;
+};
+
+}  // namespace plumb::measure
