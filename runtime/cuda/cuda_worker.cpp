@@ -42,11 +42,11 @@ struct Shared {
 class CudaWorker : public Worker {
  public:
   CudaWorker(std::shared_ptr<Shared> shared, Rank rank, std::uint32_t copy, const device::GreenContext* share,
-             std::unique_ptr<Transport> transport)
+             std::unique_ptr<Transport> transport, PairPriority pair_priority)
       : shared_(std::move(shared)),
         rank_(rank),
         copy_(copy),
-        compute_(shared_->plan, rank, share, shared_->algorithms),
+        compute_(shared_->plan, rank, share, shared_->algorithms, pair_priority),
         transport_(std::move(transport)),
         posted_(compute_.program().messages),
         squares_(Bytes{static_cast<std::int64_t>((squares_partials + 1) * sizeof(double))}) {}
@@ -287,7 +287,8 @@ std::vector<std::unique_ptr<Worker>> make_local_workers(const TrainingPlan& plan
   for (std::uint32_t copy = 0; copy < plan.schedule.data_parallel; ++copy) {
     for (std::uint32_t r = 0; r < ranks; ++r) {
       made.push_back(std::make_unique<CudaWorker>(shared, Rank{r}, copy, &shared->shares[made.size()],
-                                                  shared->exchange->side(Rank{r}, copy)));
+                                                  shared->exchange->side(Rank{r}, copy),
+                                                  options.pair_priority));
     }
   }
   initialise(made);
@@ -312,8 +313,9 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
   const auto deadline = std::chrono::milliseconds(plan.deadline.ns / 1'000'000);
   auto transport = std::make_unique<NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
                                                    options.channels, deadline);
-  auto worker = std::make_unique<CudaWorker>(shared, Rank{rendezvous.rank() % ranks},
-                                             rendezvous.rank() / ranks, share, std::move(transport));
+  auto worker =
+      std::make_unique<CudaWorker>(shared, Rank{rendezvous.rank() % ranks}, rendezvous.rank() / ranks, share,
+                                   std::move(transport), options.pair_priority);
   worker->initialise();
   device::synchronize();
   if (options.algorithms) *options.algorithms = shared->algorithms.to_text();

@@ -15,6 +15,9 @@ class Rendezvous;
 
 namespace plumb::cuda {
 
+/// Whose blocks go first where the two halves of a pair want the same multiprocessor.
+enum class PairPriority : std::uint8_t { equal, forward, backward };
+
 struct LocalOptions {
   /// Into how many shares the GPU is cut; each worker has one. 0: as many as there are workers. A worker that
   /// is to compute bit by bit what another plan's workers do has to have a share as large as theirs.
@@ -23,6 +26,7 @@ struct LocalOptions {
   /// chosen by trying, and added: two plans compute the same only with the same choices. Nothing: chosen
   /// anew.
   std::map<std::string, std::string>* algorithms = nullptr;
+  PairPriority pair_priority = PairPriority::equal;
 };
 
 /// All workers of the plan in this process and on the current GPU, a thread each to run them: [copy x ranks +
@@ -40,6 +44,7 @@ struct NcclOptions {
   std::uint32_t share = 0;
   std::uint32_t channels = 2;                                // the most blocks of a kernel of NCCL's
   std::map<std::string, std::string>* algorithms = nullptr;  // as in LocalOptions
+  PairPriority pair_priority = PairPriority::equal;
 };
 
 /// This process's worker, of copy x ranks + rank == rendezvous.rank(). Together with all others, and as slow

@@ -31,6 +31,11 @@ layers::DataType type_of(const Layout& layout) {
   throw BadInput("the layout", "a GPU's runtime computes in bf16 or fp32");
 }
 
+device::Stream stream_of(const device::GreenContext* share, bool first) {
+  const device::Priority priority = first ? device::Priority::high : device::Priority::normal;
+  return share ? share->stream(priority) : device::Stream(priority);
+}
+
 // Rounds to the nearest, ties to even.
 std::uint16_t to_bf16(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
@@ -40,10 +45,10 @@ std::uint16_t to_bf16(float value) {
 }  // namespace
 
 RankCompute::RankCompute(const TrainingPlan& plan, Rank rank, const device::GreenContext* share,
-                         layers::ProductAlgorithms& algorithms)
+                         layers::ProductAlgorithms& algorithms, PairPriority pair_priority)
     : plan_(plan),
-      first_stream_(share ? share->stream() : device::Stream()),
-      second_stream_(share ? share->stream() : device::Stream()),
+      first_stream_(stream_of(share, pair_priority == PairPriority::backward)),
+      second_stream_(stream_of(share, pair_priority == PairPriority::forward)),
       held_(plan.schedule.stages),
       stage_memory_(plan.schedule.stages) {
   PLUMB_CHECK(plan.layout.stages.size() == plan.schedule.stages);

@@ -1,5 +1,6 @@
 // The computing half of a rank on a GPU: its stages, arena, streams and the events that date its actions.
 #pragma once
+#include "runtime/cuda/cuda_worker.hpp"
 #include "runtime/cuda/stage_parameters.hpp"
 #include "runtime/device/buffer.hpp"
 #include "runtime/device/event.hpp"
@@ -29,7 +30,7 @@ class RankCompute {
   /// On a share of the GPU, or (nullptr) on all of it. Allocates everything; `algorithms` is shared by all
   /// ranks, so that one shape of product is computed in one way.
   RankCompute(const TrainingPlan& plan, Rank rank, const device::GreenContext* share,
-              layers::ProductAlgorithms& algorithms);
+              layers::ProductAlgorithms& algorithms, PairPriority pair_priority);
   ~RankCompute();
   /// Gives the parameters their first values. Takes a while, and may run beside other ranks'.
   void initialise();

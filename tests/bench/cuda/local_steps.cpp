@@ -1,19 +1,22 @@
 // Schedules on one GPU, measured against a simulation of them.
 //   local_steps HIDDEN TOKENS RANKS[,RANKS…] MICROBATCHES-PER-RANK[,…] SCHEDULE[:CHUNKS][,…] [check] [fp32]
 //   [gpt]
-// check: gradients against the same microbatches one by one, for the first number of microbatches.
-// Costs come from two schedules other than those that are compared wherever those have the op: 1f1b (forward,
-// backward), zb-h1 (the halves), dualpipe (pairs), at as many ranks; medians by kind of op and of stage.
+// save: each last step's timeline as JSON. check: gradients against the same microbatches one by one, for the
+// first number of microbatches. Costs come from two schedules other than those that are compared wherever
+// those have the op: 1f1b (forward, backward), zb-h1 (the halves), dualpipe (pairs), at as many ranks;
+// medians by kind of op and of stage.
 #include "runtime/cuda/cuda_worker.hpp"
 #include "runtime/cuda/unpipelined.hpp"
 #include "runtime/device/stream.hpp"
 #include "schedules/generators/generator.hpp"
+#include "schedules/ir/timeline_file.hpp"
 #include "sim/report.hpp"
 #include "sim/simulate.hpp"
 #include "tests/runtime/cuda/team.hpp"
 
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
 #include <map>
 #include <sstream>
 #include <string>
@@ -37,6 +40,8 @@ struct Settings {
   WeightType weights = WeightType::bf16;
   bool check = false;
   bool text = false;
+  cuda::PairPriority pair_priority = cuda::PairPriority::equal;
+  std::string save;
 };
 
 // first, middle or last of the model
@@ -181,13 +186,16 @@ int main(int argc, char** argv) try {
   settings.tokens = std::stoul(argv[2]);
   for (int i = 6; i < argc; ++i) {
     if (std::string(argv[i]) == "check") settings.check = true;
+    if (std::string(argv[i]) == "forward-first") settings.pair_priority = cuda::PairPriority::forward;
+    if (std::string(argv[i]) == "backward-first") settings.pair_priority = cuda::PairPriority::backward;
+    if (std::string(argv[i]).starts_with("save=")) settings.save = std::string(argv[i]).substr(5);
     if (std::string(argv[i]) == "gpt") settings.text = true;
     if (std::string(argv[i]) == "fp32") settings.weights = WeightType::fp32;
   }
   for (const std::string& ranks_text : split(argv[3])) {
     const auto ranks = static_cast<std::uint32_t>(std::stoul(ranks_text));
     std::map<std::string, std::string> algorithms;
-    const cuda::LocalOptions options{ranks, &algorithms};
+    const cuda::LocalOptions options{ranks, &algorithms, settings.pair_priority};
     Measured measured;
     for (const char* name : {"1f1b", "zb-h1", "dualpipe"}) {
       const TrainingPlan plan = plan_of(settings, name, ranks, 3 * ranks);
@@ -209,6 +217,11 @@ int main(int argc, char** argv) try {
         const TrainingPlan plan = plan_of(settings, schedule, ranks, microbatches);
         const bool check = settings.check && &each == &all_microbatches.front();
         Run result = run(plan, 6, check, options);
+        if (!settings.save.empty()) {
+          std::ofstream file(settings.save + "/" + schedule + "_" + ranks_text + "x" +
+                             std::to_string(microbatches) + ".json");
+          write_timeline(file, result.last);
+        }
         std::sort(result.steps.begin(), result.steps.end());
         const std::int64_t step_ns = result.steps[result.steps.size() / 2];
         Measured own;
