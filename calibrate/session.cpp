@@ -2,6 +2,7 @@
 
 #include "calibrate/work.hpp"
 #include "schedules/ir/json_document.hpp"
+#include "schedules/model/layer_costs.hpp"
 
 #include <algorithm>
 #include <array>
@@ -63,6 +64,24 @@ void add_work(Plan& plan, const CalibrationRequest& request, const Setting& sett
   }
 }
 
+// What layers are made of, so that other layouts and models of the same pieces can be estimated.
+void add_parts(Plan& plan, const CalibrationRequest& request, const Setting& setting) {
+  for (const Stage stage : all_stages(request.layout)) {
+    for (const PartGroup& group : stage_groups(request.model, request.layout, stage)) {
+      for (const Part& part : group.parts) {
+        if (is_collective(part.part_class)) continue;
+        const auto add = [&](WorkKind kind, const Work& work) {
+          if (work == Work{}) return;
+          plan.add(WorkTarget{part_work(part, request.model, request.layout, kind), setting});
+        };
+        add(WorkKind::forward, part.forward);
+        add(WorkKind::backward_input, part.backward_input);
+        add(WorkKind::backward_weight, part.backward_weight);
+      }
+    }
+  }
+}
+
 void add_memory(Plan& plan, const CalibrationRequest& request) {
   for (const std::uint64_t layer : sample_layers(request.model)) {
     plan.add(MemoryTarget{layer_work(request.model, request.layout, layer, WorkKind::forward)});
@@ -72,10 +91,10 @@ void add_memory(Plan& plan, const CalibrationRequest& request) {
   }
 }
 
-// Powers of four from 1 KiB to 64 MiB, and the size that this model sends.
+// Powers of two from 1 KiB to 64 MiB, and the size that this model sends.
 std::set<std::int64_t> message_sizes(const CalibrationRequest& request) {
   std::set<std::int64_t> sizes;
-  for (std::int64_t bytes = 1 << 10; bytes <= 1 << 26; bytes *= 4) sizes.insert(bytes);
+  for (std::int64_t bytes = 1 << 10; bytes <= 1 << 26; bytes *= 2) sizes.insert(bytes);
   const std::int64_t element = request.layout.numerics.weights == WeightType::fp32 ? 4 : 2;
   const auto tokens = static_cast<std::int64_t>(request.layout.tokens());
   const auto split = request.layout.parallelism.sequence_parallel ? request.layout.parallelism.tensor : 1;
@@ -137,6 +156,7 @@ std::vector<Target> plan_targets(const CalibrationRequest& request, const Measur
   add_work(plan, request, measurer.setting());
   add_messages(plan, request, measurer);
   add_memory(plan, request);
+  add_parts(plan, request, measurer.setting());
   add_slowdown(plan, request, measurer);
   add_collectives(plan, request, measurer);
   return std::move(plan).done();

@@ -97,6 +97,18 @@ TEST(Session, PlansEachTargetOnceAndTheStagesFirst) {
   for (const Target& target : targets) EXPECT_TRUE(device.can_measure(target));
 }
 
+TEST(Session, PlansThePiecesOfLayersWithTheWorkTheyHave) {
+  MadeUp device;
+  std::set<std::string> products;
+  for (const Target& target : plan_targets(request(2), device)) {
+    const auto* work = std::get_if<WorkTarget>(&target);
+    if (work != nullptr && work->work.name == "gemm") products.insert(to_string(work->work));
+  }
+  // Linear H -> 4H and 4H -> H over 4,096 tokens, three kinds of work each.
+  EXPECT_EQ(products.size(), 6u);
+  EXPECT_EQ(products.count("gemm backward_weight bf16 k=2048 m=4096 n=8192"), 1u);
+}
+
 TEST(Session, ARankAloneNeedsNoCollectives) {
   MadeUp device;
   const std::vector<Target> targets = plan_targets(request(1), device);
