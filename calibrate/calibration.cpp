@@ -329,13 +329,29 @@ void derive_layer(Calibration& calibration) {
     const WorkKey key = *layer;  // what follows may move the measurements
     const auto layers = key.shape.find("layers");
     const std::int64_t share = key.name == "stage" ? layers->second : 1;
+    const auto class_of_layer = [&] {
+      const auto measured = std::find_if(calibration.work.begin(), calibration.work.end(),
+                                         [&](const TimedWork& one) { return one.work == key; });
+      const std::string name = measured->work_class.empty() ? "gemm" : measured->work_class;
+      auto& classes = calibration.classes;
+      const auto place = std::find(classes.begin(), classes.end(), name) - classes.begin();
+      if (place == std::ssize(classes)) {
+        classes.push_back(name);
+        // A class that no slowdown was measured of slows nobody.
+        for (auto& row : calibration.slowdown_ppm) row.push_back(1'000'000);
+        if (!calibration.slowdown_ppm.empty())
+          calibration.slowdown_ppm.emplace_back(classes.size(), 1'000'000);
+      }
+      return WorkClass{static_cast<std::uint32_t>(place)};
+    };
+    const WorkClass work_class = class_of_layer();
     const auto segment = [&](WorkKind kind) -> std::vector<Segment> {
       WorkKey of = key;
       of.kind = kind;
       const auto found = find_duration(calibration, of, setting);
       if (!found) return {};
       calibration.sources[std::string(words(kind))] = share == 1 ? "measured" : "interpolated";
-      return {{Lane::compute, {(found->duration.ns + share / 2) / share}, WorkClass{0}, "layer", false}};
+      return {{Lane::compute, {(found->duration.ns + share / 2) / share}, work_class, "layer", false}};
     };
     calibration.forward = segment(WorkKind::forward);
     calibration.backward_input = segment(WorkKind::backward_input);
@@ -354,7 +370,7 @@ void derive_layer(Calibration& calibration) {
         std::any_of(messages->points.begin(), messages->points.end(),
                     [&](const SizedSummary& p) { return p.size == calibration.activation_message; });
     calibration.link = link_at(*messages->fit, calibration.activation_message);
-    calibration.sources["p2p"] = at.extrapolated ? "estimated" : exact ? "measured" : "interpolated";
+    calibration.sources["link"] = at.extrapolated ? "estimated" : exact ? "measured" : "interpolated";
   }
 }
 

@@ -154,7 +154,22 @@ LinkFit pieces_through(const std::vector<Point>& points, const FitOptions& optio
   return fit;
 }
 
+std::vector<double> errors_held_out(const std::vector<Point>& all, const FitOptions& options) {
+  std::vector<double> unseen;
+  for (std::size_t k = 1; k + 1 < all.size(); ++k) {
+    std::vector<Point> rest = all;
+    rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(k));
+    unseen.push_back(residuals(pieces_through(rest, options), {all[k]}).front());
+  }
+  return unseen;
+}
+
 }  // namespace
+
+std::vector<double> held_out_errors(std::span<const SizedDuration> points, const FitOptions& options) {
+  if (points.empty()) return {};
+  return errors_held_out(one_a_size(points), options);
+}
 
 LinkFit fit_link(std::span<const SizedDuration> points, const FitOptions& options) {
   PLUMB_CHECK(!points.empty());
@@ -163,12 +178,7 @@ LinkFit fit_link(std::span<const SizedDuration> points, const FitOptions& option
   const std::vector<double> seen = residuals(fit, all);
   fit.worst_residual_ppm = worst_ppm(seen);
   fit.median_residual_ppm = median_ppm(seen);
-  std::vector<double> unseen;
-  for (std::size_t k = 1; k + 1 < all.size(); ++k) {
-    std::vector<Point> rest = all;
-    rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(k));
-    unseen.push_back(residuals(pieces_through(rest, options), {all[k]}).front());
-  }
+  const std::vector<double> unseen = errors_held_out(all, options);
   fit.worst_held_out_ppm = worst_ppm(unseen);
   fit.median_held_out_ppm = median_ppm(unseen);
   return fit;

@@ -40,6 +40,11 @@ struct FitOptions {
 /// their median. At least one point; with one size it is constant. Throws nothing.
 LinkFit fit_link(std::span<const SizedDuration> points, const FitOptions& options = {});
 
+/// |predicted - measured| / measured of each size but the smallest and the largest, by a fit that never saw
+/// it: what to expect of a size that was not measured. Ascending sizes; none where there are fewer than
+/// three.
+std::vector<double> held_out_errors(std::span<const SizedDuration> points, const FitOptions& options = {});
+
 /// What a fit says about a size.
 struct FittedDuration {
   Duration duration;

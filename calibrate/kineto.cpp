@@ -191,11 +191,11 @@ void add_link(Calibration& calibration) {
     for (const SizedSummary& point : series.points) points.push_back({point.size, point.time.median});
   }
   if (points.empty()) {
-    calibration.sources["p2p"] = "assumed";
+    calibration.sources["link"] = "assumed";
     return;
   }
   calibration.link = link_at(fit_link(points), calibration.activation_message);
-  calibration.sources["p2p"] = "measured";
+  calibration.sources["link"] = "measured";
 }
 
 }  // namespace

@@ -219,6 +219,8 @@ int show(const Options& options, Console& console) {
   for (const render::TitledTable& part : render::calibration_tables(calibration)) {
     fmt::print(console.out, "\n{}\n{}", part.title, to_text(part.table));
   }
+  if (const std::string line = render::held_out_line(calibration); !line.empty())
+    console.out << "\n" << line << "\n";
   return 0;
 }
 

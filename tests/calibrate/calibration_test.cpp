@@ -159,12 +159,23 @@ TEST(Calibration, DerivesTheLayerFromWhatWasMeasured) {
   // The hop in situ at 1 MiB: 30,000 ns + 1,048,576 B at 50 B/ns.
   EXPECT_NEAR(static_cast<double>(calibration.link.latency.ns), 30e3, 60);
   EXPECT_NEAR(calibration.link.bandwidth->value, 50e9, 0.1e9);
-  EXPECT_EQ(calibration.sources.at("p2p"), "measured");
+  EXPECT_EQ(calibration.sources.at("link"), "measured");
   EXPECT_EQ(calibration.classes, (std::vector<std::string>{"gemm", "send_recv"}));
   // Measured: gemm beside send_recv. Everything else slows nothing.
   const std::vector<std::vector<std::uint32_t>> matrix{{1'000'000, 1'150'000}, {1'000'000, 1'000'000}};
   EXPECT_EQ(calibration.slowdown_ppm, matrix);
   EXPECT_EQ(calibration.message_class, WorkClass{1});
+}
+
+TEST(Calibration, ALayerOfAClassThatNobodySlowsIsReadBack) {
+  Calibration calibration;
+  calibration.name = "classes";
+  add(calibration, {layer(WorkKind::forward, 10), {}});
+  calibration.work[0].work_class = "attention";
+  add(calibration, {Slowdown{{"gemm", "send_recv", 2, {}}, summary(10), summary(12)}, {}});
+  derive_layer(calibration);
+  EXPECT_EQ(calibration.classes[calibration.forward[0].work_class.value], "attention");
+  EXPECT_EQ(parse_calibration(written(calibration), "file"), calibration);
 }
 
 TEST(Calibration, ASumOfHalvesIsCalledEstimated) {

@@ -131,6 +131,17 @@ TEST(Fit, MeasuredRingOnOneH200) {
   EXPECT_NEAR(fit.worst_held_out_ppm, 285'700, 500);
 }
 
+TEST(Fit, HeldOutErrorsAreOfTheSizesBetween) {
+  // On a line nothing is off; a point that stands 20 % above the line of its neighbours is off by 1/6 of
+  // itself, and bends the fit for them.
+  std::vector<SizedDuration> points{{{100}, {100}}, {{200}, {200}}, {{300}, {300}}, {{400}, {400}}};
+  EXPECT_EQ(held_out_errors(points), (std::vector<double>{0, 0}));
+  points = {{{100}, {100}}, {{200}, {240}}, {{300}, {300}}};
+  ASSERT_EQ(held_out_errors(points).size(), 1u);
+  EXPECT_NEAR(held_out_errors(points)[0], 1.0 / 6, 1e-9);
+  EXPECT_TRUE(held_out_errors({}).empty());
+}
+
 TEST(Fit, IsTheSameForAnyOrderOfPoints) {
   std::mt19937 random(6);
   std::vector<SizedDuration> points = doubling(512, 1 << 24, 0.03, random);

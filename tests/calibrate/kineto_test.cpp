@@ -158,7 +158,7 @@ TEST(Kineto, TwoRanksGiveDurationsMessagesAndALayer) {
   EXPECT_EQ(calibration.transfers[0].key.ranks, (std::vector<std::uint32_t>{0, 1}));
   EXPECT_EQ(calibration.transfers[0].points[0].time.maximum.ns, 30'000);
   EXPECT_EQ(calibration.activation_message.count, 1 << 20);
-  EXPECT_EQ(calibration.sources.at("p2p"), "measured");
+  EXPECT_EQ(calibration.sources.at("link"), "measured");
   ASSERT_EQ(calibration.work.size(), 4u);
   EXPECT_EQ(calibration.work[0].time.samples, 3u);
   std::ostringstream out;
@@ -174,7 +174,7 @@ TEST(Kineto, StagesThatDifferMakeAMeanAndSaySo) {
   const Calibration calibration = calibration_of({read(quick.json()), read(slow.json())});
   EXPECT_EQ(calibration.forward.front().duration.ns, 200'000);
   EXPECT_EQ(calibration.sources.at("forward"), "interpolated");
-  EXPECT_EQ(calibration.sources.at("p2p"), "assumed");
+  EXPECT_EQ(calibration.sources.at("link"), "assumed");
 }
 
 TEST(Kineto, AnOverlappedPairIsOneMeasurementAndNoneOfItsOps) {

@@ -233,8 +233,8 @@ Table layer_table(const Calibration& calibration) {
     const std::string rate = calibration.link.bandwidth
                                  ? fmt::format(", then {:.2f} GB/s", calibration.link.bandwidth->value / 1e9)
                                  : "";
-    table.rows.push_back(
-        {"message latency" + rate, microseconds(calibration.link.latency), source_of("p2p")});
+    table.rows.push_back({"message latency" + rate, microseconds(calibration.link.latency),
+                          source_of(calibration.sources.count("link") != 0 ? "link" : "p2p")});
   }
   return table;
 }
@@ -408,6 +408,21 @@ std::vector<TitledTable> calibration_tables(const Calibration& calibration) {
   for (const std::string& target : calibration.missing) missing.rows.push_back({target});
   add("Missing", std::move(missing));
   return tables;
+}
+
+std::string held_out_line(const Calibration& calibration) {
+  constexpr double good = 0.1;
+  std::size_t all = 0;
+  std::size_t within = 0;
+  for (const TransferSeries& series : calibration.transfers) {
+    std::vector<SizedDuration> medians;
+    for (const SizedSummary& point : series.points) medians.push_back({point.size, point.time.median});
+    for (const double error : held_out_errors(medians)) {
+      ++all;
+      within += error <= good;
+    }
+  }
+  return all == 0 ? "" : fmt::format("held-out sizes: {} of {} within 10 %", within, all);
 }
 
 std::vector<std::string> provenance_lines(const Provenance& p) {

@@ -78,6 +78,8 @@ TEST(CalibrationReport, MessagesShowHowWellTheFitPredicts) {
   EXPECT_EQ(messages.rows[0][3], "110.00");
   EXPECT_EQ(messages.rows[0][5], "1");
   EXPECT_EQ(messages.rows[0][6], "0.0");
+  EXPECT_EQ(held_out_line(measured()), "held-out sizes: 2 of 2 within 10 %");
+  EXPECT_EQ(held_out_line(Calibration{}), "");
   EXPECT_EQ(table(tables, "Mutual").rows[0], (std::vector<std::string>{"gemm", "", "1.300"}));
 }
 
