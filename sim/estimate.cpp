@@ -1,7 +1,9 @@
 #include "sim/estimate.hpp"
 
+#include "calibrate/provenance.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
+#include "sim/measured_work.hpp"
 #include "sim/part_time.hpp"
 #include "sim/recipes.hpp"
 
@@ -154,18 +156,72 @@ void set_memory(StageCost& cost, const StageBytes& bytes) {
   cost.backward_weight.memory = {{}, bytes.backward_weight_workspace, -left};
 }
 
-}  // namespace
+// Where a rank has a share of a GPU's multiprocessors, or one of several ranks has the GPU in turn, its data
+// sheet is as much smaller.
+DeviceDescription device_as_measured(const Calibration& calibration, DeviceDescription device) {
+  const Setting setting = main_setting(calibration);
+  if (calibration.work.empty() || setting.of <= 1) return device;
+  const double ranks = setting.of;
+  const double share =
+      setting.sms > 0 ? static_cast<double>(setting.sms) / device.multiprocessors : 1 / ranks;
+  device.peak = {device.peak.bf16 * share, device.peak.fp8 * share, device.peak.fp32 * share};
+  device.memory_bandwidth.value /= ranks;
+  if (setting.sms > 0) device.multiprocessors = setting.sms;
+  return device;
+}
 
-CostModel estimate(const DeviceDescription& device, const ModelShape& model, const Layout& layout) {
+bool is_measured(const Calibration& calibration, const char* figure) {
+  const auto found = calibration.sources.find(figure);
+  return found != calibration.sources.end() && found->second == "measured";
+}
+
+// The calibration's classes behind ours, and what it measured of how they slow each other. Its `compute` and
+// its communication speak for ours of that kind.
+void add_slowdown(CostModel& cost, const Calibration& calibration) {
+  const std::size_t ours = cost.classes.size();
+  constexpr std::uint32_t none = 1'000'000;
+  cost.classes.insert(cost.classes.end(), calibration.classes.begin(), calibration.classes.end());
+  for (auto& row : cost.slowdown_ppm) row.resize(cost.classes.size(), none);
+  cost.slowdown_ppm.resize(cost.classes.size(), std::vector<std::uint32_t>(cost.classes.size(), none));
+  const auto& measured = calibration.slowdown_ppm;
+  for (std::size_t a = 0; a < measured.size(); ++a) {
+    for (std::size_t b = 0; b < measured.size(); ++b) {
+      cost.slowdown_ppm[ours + a][ours + b] = measured[a][b];
+      // Classes of one name are one class.
+      for (std::size_t x = 0; x < ours; ++x) {
+        for (std::size_t y = 0; y < ours; ++y) {
+          if (cost.classes[x] == calibration.classes[a] && cost.classes[y] == calibration.classes[b])
+            cost.slowdown_ppm[x][y] = measured[a][b];
+        }
+      }
+    }
+  }
+}
+
+CostModel estimate_with(const Calibration* calibration, const DeviceDescription& device,
+                        const ModelShape& model, const Layout& layout) {
   check_layout(model, layout);
   CostModel cost;
-  cost.name = fmt::format("{} on {}", model.name, device.name);
+  cost.name = fmt::format("{} on {}", model.name, calibration ? calibration->name : device.name);
   cost.classes = estimated_classes();
   cost.slowdown_ppm = estimated_slowdown();
   cost.message_class = message_work_class();
   cost.reserve = device.reserve;
   set_links(cost, device, layout.parallelism);
-  const Recipes recipes(device, model, layout);
+  cost.sources = {{"link", "estimated"},           {"gradient_reduction", "estimated"},
+                  {"optimizer_step", "estimated"}, {"memory", "estimated"},
+                  {"slowdown", "assumed"},         {"reserve", "assumed"}};
+  if (calibration) {
+    add_slowdown(cost, *calibration);
+    if (is_measured(*calibration, "slowdown")) cost.sources["slowdown"] = "measured";
+    if (is_measured(*calibration, "link")) {
+      cost.link = calibration->link;
+      cost.links.clear();
+      cost.sources["link"] = "measured";
+    }
+  }
+  const MeasuredWork measured(calibration, model, layout);
+  Recipes recipes(device, model, layout, measured, static_cast<std::uint32_t>(estimated_classes().size()));
   const StepEnd step_end(device, layout);
   for (std::uint32_t s = 0; s < layout.stages.size(); ++s) {
     StageCost& stage = cost.stages.emplace_back();
@@ -179,13 +235,38 @@ CostModel estimate(const DeviceDescription& device, const ModelShape& model, con
     cost.stages.front().optimizer_step += step_end.tied(model);
     cost.stages.back().optimizer_step += step_end.tied(model);
   }
-  for (const char* figure : {"forward", "backward_input", "backward_weight", "backward", "link",
-                             "gradient_reduction", "optimizer_step", "memory"}) {
-    cost.sources[figure] = "estimated";
+  for (const WorkKind kind :
+       {WorkKind::forward, WorkKind::backward_input, WorkKind::backward_weight, WorkKind::backward}) {
+    cost.sources[std::string(words(kind))] = to_string(recipes.sources().of(kind));
   }
-  cost.sources["slowdown"] = "assumed";
-  cost.sources["reserve"] = "assumed";
+  for (const auto& [layer, source] : recipes.layers()) cost.sources[layer] = to_string(source);
+  if (calibration && !recipes.used_measurements()) {
+    throw BadInput(
+        "--calibration",
+        fmt::format("{} holds nothing of {} as it is laid out here: no stage, layer or part of these "
+                    "sizes; --gpu alone estimates it",
+                    calibration->name, model.name));
+  }
   return cost;
+}
+
+}  // namespace
+
+CostModel estimate(const DeviceDescription& device, const ModelShape& model, const Layout& layout) {
+  return estimate_with(nullptr, device, model, layout);
+}
+
+CostModel estimate(const Calibration& calibration, const DeviceDescription& device, const ModelShape& model,
+                   const Layout& layout) {
+  return estimate_with(&calibration, device_as_measured(calibration, device), model, layout);
+}
+
+const DeviceDescription* measured_device(const Calibration& calibration) {
+  for (const DeviceDescription& device : bundled_devices()) {
+    if (!calibration.provenance.gpu.empty() && same_gpu_class(calibration.provenance.gpu, device.name))
+      return &device;
+  }
+  return nullptr;
 }
 
 void apply_software(const DeviceDescription& device, Layout& layout) {

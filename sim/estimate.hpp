@@ -28,6 +28,20 @@ CostModel measured_chunk(const Calibration& calibration);
 /// for a layout that cannot be (`check_layout`).
 CostModel estimate(const DeviceDescription& device, const ModelShape& model, const Layout& layout);
 
+/// The same, where what was measured wins: a stage before its layers, a layer before its parts, between
+/// measured shapes a straight line, and the data sheet for what is left, in the setting that most was
+/// measured in (a share of a device's multiprocessors is that share of its data sheet). Links, mutual
+/// slowdown and whole layers of a calibration without single measurements are taken where it says `measured`
+/// of them and is of this model. `sources` says the weakest source of each
+/// figure, and of `layer` and `expert_layer` where whole layers were measured. Throws BadInput where the
+/// calibration holds nothing of this model's work.
+CostModel estimate(const Calibration& calibration, const DeviceDescription& device, const ModelShape& model,
+                   const Layout& layout);
+
+/// The data sheet of the device that was measured, by the name its driver gives it; nothing where it is not
+/// bundled.
+const DeviceDescription* measured_device(const Calibration& calibration);
+
 /// Takes what the device's software does not have out of the layout (fused attention and loss, sequence
 /// parallelism), and adds the dropout it has.
 void apply_software(const DeviceDescription& device, Layout& layout);

@@ -1,11 +1,15 @@
 #include "sim/recipes.hpp"
 
+#include "calibrate/work.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_parts.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <optional>
 #include <string_view>
+#include <utility>
 
 namespace plumb {
 namespace {
@@ -47,10 +51,6 @@ PartClass conjugate(PartClass kind) {
 
 Duration rounded(double seconds) { return {std::llround(seconds * 1e9)}; }
 
-void compute(std::vector<Segment>& out, const std::string& name, WorkClass work_class, double seconds) {
-  if (seconds > 0) out.push_back({Lane::compute, rounded(seconds), work_class, name, false});
-}
-
 void append(std::vector<Segment>& out, const std::vector<Segment>& more) {
   out.insert(out.end(), more.begin(), more.end());
 }
@@ -69,6 +69,23 @@ void wait_for_host(std::vector<Segment>& segments, double host) {
   Duration wait = rounded(host);
   for (const Segment& segment : segments) wait -= segment.duration;
   if (wait > Duration{}) segments.push_back({Lane::compute, wait, host_class, "host", false});
+}
+
+// In the place of estimated segments: as many of them, each scaled alike, so that they last what was
+// measured.
+void scale_to(std::vector<Segment>& segments, Duration measured) {
+  Duration sum;
+  for (const Segment& segment : segments) sum += segment.duration;
+  if (sum <= Duration{}) return;
+  std::int64_t before = 0;
+  std::int64_t given = 0;
+  for (Segment& segment : segments) {
+    before += segment.duration.ns;
+    const std::int64_t until = std::llround(static_cast<double>(measured.ns) * static_cast<double>(before) /
+                                            static_cast<double>(sum.ns));
+    segment.duration.ns = until - given;
+    given = until;
+  }
 }
 
 }  // namespace
@@ -96,12 +113,15 @@ std::vector<std::vector<std::uint32_t>> estimated_slowdown() {
 
 WorkClass message_work_class() { return WorkClass{message_class}; }
 
-Recipes::Recipes(const DeviceDescription& device, const ModelShape& model, const Layout& layout)
+Recipes::Recipes(const DeviceDescription& device, const ModelShape& model, const Layout& layout,
+                 const MeasuredWork& measured, std::uint32_t first_foreign_class)
     : device_(device),
       model_(model),
       layout_(layout),
       plain_(layout),
       time_(device, layout.numerics.weights),
+      measured_(measured),
+      first_foreign_class_(first_foreign_class),
       tensor_(group_of(layout.parallelism.tensor, 1, device)),
       expert_(group_of(layout.parallelism.expert, 1, device)) {
   for (StageContent& stage : plain_.stages) stage.recompute = Recompute::none;
@@ -143,51 +163,103 @@ double Recipes::attention_backward(const Part& part) const {
          time_.memory(part.backward_input.moved, 1);
 }
 
-std::vector<Segment> Recipes::forward_of(const Part& part) const {
+Source Recipes::source_of(bool interpolated) {
+  used_measurements_ = true;
+  return interpolated ? Source::interpolated : Source::measured;
+}
+
+template <class Estimate>
+void Recipes::compute(std::vector<Segment>& out, const Part& part, WorkKind kind, WorkClass work_class,
+                      const Estimate& estimate) {
+  Duration duration;
+  if (const auto measured = measured_.find(part_work(part, model_, layout_, kind))) {
+    duration = measured->duration;
+    used_.add(kind, source_of(measured->interpolated));
+  } else {
+    duration = rounded(estimate());
+    used_.add(kind, Source::estimated);
+  }
+  if (duration > Duration{}) out.push_back({Lane::compute, duration, work_class, part.name, false});
+}
+
+std::vector<Segment> Recipes::forward_of(const Part& part) {
   std::vector<Segment> out;
   const Work& work = part.forward;
   if (part.part_class == PartClass::gemm) {
-    compute(out, part.name, gemm_class, time_.product(part.gemm, part.fp8, work.moved));
+    compute(out, part, WorkKind::forward, gemm_class,
+            [&] { return time_.product(part.gemm, part.fp8, work.moved); });
   } else if (part.part_class == PartClass::attention) {
-    compute(out, part.name, attention_class, attention_forward(part));
+    compute(out, part, WorkKind::forward, attention_class, [&] { return attention_forward(part); });
   } else if (work.moved != Bytes{}) {
-    compute(out, part.name, memory_class, time_.memory(work.moved, traffic_of(part)));
+    compute(out, part, WorkKind::forward, memory_class,
+            [&] { return time_.memory(work.moved, traffic_of(part)); });
   }
   if (is_collective(part.part_class)) communicate(part, part.part_class, work.sent, out);
   return out;
 }
 
-std::vector<Segment> Recipes::input_of(const Part& part) const {
+std::vector<Segment> Recipes::input_of(const Part& part) {
   std::vector<Segment> out;
   const Work& work = part.backward_input;
   if (is_collective(part.part_class)) communicate(part, conjugate(part.part_class), work.sent, out);
   if (part.part_class == PartClass::gemm) {
-    double seconds = time_.product(input_gradient(part.gemm), part.fp8, work.moved);
-    // A fused loss makes the logits once more first.
-    const double again = std::round(work.flops / part.forward.flops) - 1;
-    if (again > 0) seconds += again * time_.product(part.gemm, part.fp8, {});
-    compute(out, part.name, gemm_class, seconds);
+    compute(out, part, WorkKind::backward_input, gemm_class, [&] {
+      double seconds = time_.product(input_gradient(part.gemm), part.fp8, work.moved);
+      // A fused loss makes the logits once more first.
+      const double again = std::round(work.flops / part.forward.flops) - 1;
+      if (again > 0) seconds += again * time_.product(part.gemm, part.fp8, {});
+      return seconds;
+    });
   } else if (part.part_class == PartClass::attention) {
-    compute(out, part.name, attention_class, attention_backward(part));
+    compute(out, part, WorkKind::backward_input, attention_class, [&] { return attention_backward(part); });
   } else if (work.moved != Bytes{}) {
-    compute(out, part.name, memory_class, time_.memory(work.moved, traffic_of(part)));
+    compute(out, part, WorkKind::backward_input, memory_class,
+            [&] { return time_.memory(work.moved, traffic_of(part)); });
   }
   return out;
 }
 
-std::vector<Segment> Recipes::weight_of(const Part& part) const {
+std::vector<Segment> Recipes::weight_of(const Part& part) {
   std::vector<Segment> out;
   const Work& work = part.backward_weight;
   if (is_collective(part.part_class)) communicate(part, part.part_class, work.sent, out);
   if (part.part_class == PartClass::gemm) {
-    compute(out, part.name, gemm_class, time_.product(weight_gradient(part.gemm), part.fp8, work.moved));
+    compute(out, part, WorkKind::backward_weight, gemm_class,
+            [&] { return time_.product(weight_gradient(part.gemm), part.fp8, work.moved); });
   } else if (work.moved != Bytes{}) {
-    compute(out, part.name, memory_class, time_.memory(work.moved, traffic_of(part)));
+    compute(out, part, WorkKind::backward_weight, memory_class,
+            [&] { return time_.memory(work.moved, traffic_of(part)); });
   }
   return out;
 }
 
-Recipes::Pieces Recipes::pieces_of(const PartGroup& group, Recompute recompute) const {
+void Recipes::take_measured_layer(const PartGroup& group, std::uint64_t layer, Pieces& pieces) {
+  const std::array<std::pair<WorkKind, std::vector<Segment>*>, 4> ops{
+      {{WorkKind::forward, &pieces.forward},
+       {WorkKind::backward_input, &pieces.backward_input},
+       {WorkKind::backward_weight, &pieces.backward_weight},
+       {WorkKind::backward, &pieces.backward}}};
+  for (const auto& [kind, segments] : ops) {
+    // A measured layer is one device's: its collectives are not in it.
+    if (!communicates(*segments)) {
+      if (const auto measured = measured_.find(layer_work(model_, layout_, layer, kind))) {
+        scale_to(*segments, measured->duration);
+        used_.set(kind, source_of(measured->interpolated));
+        layers_[group.name] = std::max(layers_[group.name], used_.of(kind));
+        continue;
+      }
+    }
+    if (group.name != "expert_layer") continue;
+    if (auto whole = measured_.expert_layer(kind)) {
+      *segments = std::move(whole->segments);
+      for (Segment& segment : *segments) segment.work_class.value += first_foreign_class_;
+      used_.set(kind, source_of(whole->interpolated));
+      layers_[group.name] = std::max(layers_[group.name], used_.of(kind));
+    }
+  }
+}
+
+Recipes::Pieces Recipes::pieces_of(const PartGroup& group, std::uint64_t first_layer, Recompute recompute) {
   const double host_forward = static_cast<double>(device_.efficiencies.host_forward.ns) * 1e-9;
   const double host_backward = static_cast<double>(device_.efficiencies.host_backward.ns) * 1e-9;
   const double host_collective = static_cast<double>(device_.efficiencies.collective_launch.ns) * 1e-9;
@@ -195,20 +267,13 @@ Recipes::Pieces Recipes::pieces_of(const PartGroup& group, Recompute recompute) 
     return is_collective(part.part_class) ? host_collective : computed;
   };
   Pieces pieces;
+  used_ = {};
   double launches_forward = 0, launches_input = 0, launches_weight = 0, launches_backward = 0;
   for (const Part& part : group.parts) {
     const std::vector<Segment> segments = forward_of(part);
     if (segments.empty()) continue;
     append(pieces.forward, segments);
     launches_forward += host(part, host_forward);
-  }
-  // A layer is made again in whole before its backward.
-  const bool again = recompute == Recompute::full && group.name != "embedding" && group.name != "head";
-  if (again) {
-    append(pieces.backward, pieces.forward);
-    append(pieces.backward_input, pieces.forward);
-    launches_backward += launches_forward;
-    launches_input += launches_forward;
   }
   const auto repeated = [&](const Part& part) {
     return recompute == Recompute::selective && repeated_by_selective(part, model_, layout_.numerics);
@@ -253,15 +318,30 @@ Recipes::Pieces Recipes::pieces_of(const PartGroup& group, Recompute recompute) 
   wait_for_host(pieces.backward_input, launches_input);
   wait_for_host(pieces.backward_weight, launches_weight);
   wait_for_host(pieces.backward, launches_backward);
+  used_.add(WorkKind::backward, used_.of(WorkKind::backward_input));
+  used_.add(WorkKind::backward, used_.of(WorkKind::backward_weight));
+  const bool is_layer = group.name == "layer" || group.name == "expert_layer";
+  if (is_layer) take_measured_layer(group, first_layer, pieces);
+  // In full, a layer is made again before its backward.
+  if (recompute == Recompute::full && group.name != "embedding" && group.name != "head") {
+    pieces.backward.insert(pieces.backward.begin(), pieces.forward.begin(), pieces.forward.end());
+    pieces.backward_input.insert(pieces.backward_input.begin(), pieces.forward.begin(), pieces.forward.end());
+    used_.add(WorkKind::backward, used_.of(WorkKind::forward));
+    used_.add(WorkKind::backward_input, used_.of(WorkKind::forward));
+  }
   return pieces;
 }
 
-void Recipes::fill(Stage stage, StageCost& cost) const {
+void Recipes::fill(Stage stage, StageCost& cost) {
   const Recompute recompute = layout_.stages[stage.value].recompute;
   const std::vector<PartGroup> groups = stage_groups(model_, plain_, stage);
   std::vector<Pieces> all;
+  Sources of_stage;
+  std::uint64_t layer = layout_.stages[stage.value].first_layer;
   for (const PartGroup& group : groups) {
-    all.push_back(pieces_of(group, recompute));
+    all.push_back(pieces_of(group, layer, recompute));
+    of_stage.add(used_);
+    if (group.name == "layer" || group.name == "expert_layer") layer += group.times;
     for (std::uint64_t i = 0; i < group.times; ++i) append(cost.forward.recipe, all.back().forward);
   }
   for (std::size_t g = groups.size(); g-- > 0;) {
@@ -271,6 +351,18 @@ void Recipes::fill(Stage stage, StageCost& cost) const {
       append(cost.backward.recipe, all[g].backward);
     }
   }
+  const std::array<std::pair<WorkKind, OpCost*>, 4> ops{{{WorkKind::forward, &cost.forward},
+                                                         {WorkKind::backward_input, &cost.backward_input},
+                                                         {WorkKind::backward_weight, &cost.backward_weight},
+                                                         {WorkKind::backward, &cost.backward}}};
+  for (const auto& [kind, op] : ops) {
+    if (communicates(op->recipe)) continue;
+    if (const auto measured = measured_.find(stage_work(model_, layout_, stage, kind))) {
+      scale_to(op->recipe, measured->duration);
+      of_stage.set(kind, source_of(measured->interpolated));
+    }
+  }
+  sources_.add(of_stage);
   // With one lane at work nothing can be put off.
   if (!communicates(cost.backward.recipe)) {
     for (Segment& segment : cost.backward.recipe) segment.deferred = false;

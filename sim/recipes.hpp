@@ -5,9 +5,11 @@
 #include "schedules/model/layer_costs.hpp"
 #include "schedules/model/layout.hpp"
 #include "schedules/model/model_shape.hpp"
+#include "sim/measured_work.hpp"
 #include "sim/part_time.hpp"
 
 #include <cstddef>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -22,23 +24,39 @@ const std::vector<std::string>& estimated_classes();
 std::vector<std::vector<std::uint32_t>> estimated_slowdown();
 WorkClass message_work_class();
 
-/// Recipes of a model's stages on a device. The arguments must outlive it.
+/// Recipes of a model's stages on a device: a measured stage before a measured layer, that before measured
+/// parts, and what is left is estimated. The arguments must outlive it.
 class Recipes {
  public:
-  Recipes(const DeviceDescription& device, const ModelShape& model, const Layout& layout);
+  /// `first_foreign_class`: where the classes of the calibration's own layers begin in the cost model.
+  Recipes(const DeviceDescription& device, const ModelShape& model, const Layout& layout,
+          const MeasuredWork& measured, std::uint32_t first_foreign_class);
 
   /// Fills in forward, backward_input, backward_weight and backward: segments only.
-  void fill(Stage stage, StageCost& cost) const;
+  void fill(Stage stage, StageCost& cost);
+  /// Of all that was filled in.
+  const Sources& sources() const { return sources_; }
+  /// `layer` or `expert_layer`, where whole layers of that kind were measured -> how.
+  const std::map<std::string, Source>& layers() const { return layers_; }
+  /// Whether anything at all was measured.
+  bool used_measurements() const { return used_measurements_; }
 
  private:
   // One of a group's layers: what each op runs for it.
   struct Pieces {
     std::vector<Segment> forward, backward_input, backward_weight, backward;
   };
-  Pieces pieces_of(const PartGroup& group, Recompute recompute) const;
-  std::vector<Segment> forward_of(const Part& part) const;
-  std::vector<Segment> input_of(const Part& part) const;
-  std::vector<Segment> weight_of(const Part& part) const;
+  Pieces pieces_of(const PartGroup& group, std::uint64_t first_layer, Recompute recompute);
+  // A layer as it was measured, in place of its parts.
+  void take_measured_layer(const PartGroup& group, std::uint64_t layer, Pieces& pieces);
+  std::vector<Segment> forward_of(const Part& part);
+  std::vector<Segment> input_of(const Part& part);
+  std::vector<Segment> weight_of(const Part& part);
+  // Adds the part's computation: measured, or `estimate()` seconds.
+  Source source_of(bool interpolated);
+  template <class Estimate>
+  void compute(std::vector<Segment>& out, const Part& part, WorkKind kind, WorkClass work_class,
+               const Estimate& estimate);
   double attention_forward(const Part& part) const;
   double attention_backward(const Part& part) const;
   double traffic_of(const Part& part) const;
@@ -49,8 +67,14 @@ class Recipes {
   const Layout& layout_;
   Layout plain_;  // without recompute, which is ours to place
   PartTime time_;
+  const MeasuredWork& measured_;
+  std::uint32_t first_foreign_class_;
   DeviceGroup tensor_;
   DeviceGroup expert_;
+  Sources used_;     // by the group at hand
+  Sources sources_;  // by all stages so far
+  std::map<std::string, Source> layers_;
+  bool used_measurements_ = false;
 };
 
 }  // namespace plumb

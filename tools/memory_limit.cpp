@@ -76,7 +76,7 @@ class Remedies {
 
   std::vector<Remedy> find() {
     if (step_.model) {
-      if (!step_.model->layout.numerics.fused_attention) recompute(Recompute::selective);
+      recompute(Recompute::selective);
       recompute(Recompute::full);
       smaller_microbatches();
     }

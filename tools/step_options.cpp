@@ -13,7 +13,8 @@ void DeviceOptions::add_to(CLI::App& app) {
   std::string names;
   for (const DeviceDescription& known : bundled_devices())
     names += fmt::format("{}{}", names.empty() ? "" : " ", known.name);
-  app.add_option("--gpu", gpu, fmt::format("With a model: the device it runs on, one of {}", names))
+  app.add_option("--gpu", gpu,
+                 fmt::format("With a model: the device it runs on [the calibration's], one of {}", names))
       ->type_name("NAME");
   app.add_option("--software", software,
                  "What reaches the device's data sheet: eager (Megatron of 2021 to 2023; sizes alone are a "
@@ -29,7 +30,9 @@ DeviceDescription DeviceOptions::load() const {
   return device;
 }
 
-CostModel ModelRun::costs() const { return estimate(device, model, layout); }
+CostModel ModelRun::costs() const {
+  return calibration ? estimate(*calibration, device, model, layout) : estimate(device, model, layout);
+}
 
 Prediction StepToRun::predict(Detail detail) const {
   Prediction prediction = plumb::predict(schedule, cost, execution, detail);
@@ -72,12 +75,21 @@ StepToRun StepOptions::load(Console& console) const {
 
 ModelRun StepOptions::load_model(const LoweredSchedule& lowered, Console& console) const {
   if (!costs.costs.empty()) throw BadInput("--costs", "and a model both say what ops cost: give one of them");
-  if (device.gpu.empty()) throw BadInput("--gpu", "is required with a model, as in --gpu h100");
   ModelOptions options = model;
   if (costs.layers) options.layers = costs.layers;
   options.data = schedule.data_parallel;
   ModelRun run;
-  run.device = device.load();
+  if (!costs.calibration.empty()) run.calibration = load_calibration(costs.calibration);
+  if (!device.gpu.empty()) {
+    run.device = device.load();
+  } else if (!run.calibration) {
+    throw BadInput("--gpu", "is required with a model, as in --gpu h100, or a --calibration");
+  } else if (const DeviceDescription* known = measured_device(*run.calibration)) {
+    run.device = *known;
+  } else {
+    throw BadInput("--gpu", fmt::format("is required: {} says of no known device what it was measured on",
+                                        costs.calibration));
+  }
   // What that software trained.
   const bool fits_gpt =
       !options.key_value_heads && (!options.ffn || *options.ffn == 4 * options.hidden.value_or(0));

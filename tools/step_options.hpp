@@ -33,6 +33,7 @@ struct ModelRun {
   DeviceDescription device;
   ModelShape model;
   Layout layout;
+  std::optional<Calibration> calibration;  // what was measured of it
 
   CostModel costs() const;
 };

@@ -82,7 +82,10 @@ def main():
         "name": "deepseek-v3-h800",
         "about": "One MoE layer of DeepSeek-V3 on H800, 64-way expert parallel, 4,096 tokens a microbatch, FP8; "
                  "derived from DeepSeek's published training profile by calibrate/bundled/deepseek_v3_h800.py",
-        "provenance": {k: str(v) for k, v in profile["provenance"].items() if k in ("source", "commit", "blob", "gpu", "readme")},
+        "provenance": {k: str(v) for k, v in profile["provenance"].items() if k in ("source", "commit", "blob", "gpu", "readme")} | {
+            # What the layer is of, so that it stands for a model's layer of these sizes only.
+            "tokens": str(TOKENS), "hidden": str(HIDDEN), "experts": "256", "experts_per_token": "8", "expert_ffn": "2048",
+            "tensor": "1", "expert_parallel": "64", "data_type": "fp8"},
         "chunk_layers": LAYERS_OF_CHUNK,
         "model_layers": LAYERS_OF_MODEL,
         "classes": ["compute", "all_to_all", "notify"],

@@ -148,6 +148,16 @@ class Contract(unittest.TestCase):
         self.refused("simulate", "1f1b", *shape, "--costs", UNIT, "--memory", "80GiB", says="nothing of bytes")
         self.refused("simulate", "1f1b", *self.SMALL, "--ranks", 16, "--microbatches", 4, "--gpu", "h100", says="layers")
 
+    def test_simulate_takes_what_was_measured_of_a_model(self):
+        step = ["simulate", "dualpipe", "--model", "deepseek-v3", "--ranks", 16, "--microbatches", 32, "--dp", 64, "--ep", 64,
+                "--sequence", 4096, "--dtype", "fp8", "--calibration", "deepseek-v3-h800"]
+        report = data(*step, "--json")
+        self.assertEqual(report["sources"]["expert_layer"], "measured")
+        self.assertEqual(report["sources"]["slowdown"], "measured")
+        self.assertGreater(report["mfu"], 0.2)
+        self.refused("simulate", "1f1b", "--model", "llama-3-8b", "--ranks", 4, "--microbatches", 8,
+                     "--calibration", "deepseek-v3-h800", says="holds nothing of llama-3-8b")
+
     def test_draw_and_trace_take_a_model_too(self):
         step = ["1f1b", *self.SMALL, "--ranks", 2, "--microbatches", 2, "--gpu", "h100"]
         self.assertEqual(run("draw", *step).returncode, 0)

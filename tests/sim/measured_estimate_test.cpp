@@ -1,0 +1,181 @@
+// Costs of a model where a calibration knows some of its work.
+#include "calibrate/work.hpp"
+#include "schedules/ir/error.hpp"
+#include "sim/estimate.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace plumb {
+namespace {
+
+// Four layers of DualPipe's example on two stages; the last computes the loss.
+ModelShape mlp() {
+  ModelShape model;
+  model.architecture = Architecture::mlp;
+  model.name = "mlp";
+  model.hidden = 1024;
+  model.ffn = 4096;
+  model.layers = 4;
+  model.position = PositionKind::none;
+  model.ffn_kind = FfnKind::gelu;
+  return model;
+}
+
+Layout layout_of(std::uint64_t sequence) {
+  Layout layout;
+  layout.parallelism.pipeline = 2;
+  layout.sequence = sequence;
+  layout.stages = even_stages(mlp(), 2);
+  return layout;
+}
+
+void measure(Calibration& calibration, WorkKey work, std::int64_t ns) {
+  TimedWork timed;
+  timed.work = std::move(work);
+  timed.time.median = {ns};
+  calibration.work.push_back(timed);
+}
+
+constexpr std::array kinds{WorkKind::forward, WorkKind::backward_input, WorkKind::backward_weight,
+                           WorkKind::backward};
+
+// A layer's forward takes 100 us at 256 tokens and 200 us at 512, each later kind 10 us more.
+Calibration two_lengths() {
+  Calibration calibration;
+  calibration.name = "two lengths";
+  calibration.provenance.gpu = "NVIDIA H200";
+  for (const std::uint64_t sequence : {256u, 512u}) {
+    std::int64_t ns = static_cast<std::int64_t>(sequence) * 100'000 / 256;
+    for (const WorkKind kind : kinds) {
+      measure(calibration, layer_work(mlp(), layout_of(sequence), 0, kind), ns);
+      ns += 10'000;
+    }
+  }
+  return calibration;
+}
+
+CostModel costs(const Calibration& calibration, std::uint64_t sequence) {
+  return estimate(calibration, device_description("h200"), mlp(), layout_of(sequence));
+}
+
+TEST(MeasuredEstimate, AMeasuredLayerStandsForEveryLayerOfAStage) {
+  const CostModel cost = costs(two_lengths(), 512);
+  EXPECT_EQ(total(cost.stages[0].forward).ns, 2 * 200'000);
+  EXPECT_EQ(total(cost.stages[0].backward_input).ns, 2 * 210'000);
+  EXPECT_EQ(total(cost.stages[0].backward_weight).ns, 2 * 220'000);
+  EXPECT_EQ(total(cost.stages[0].backward).ns, 2 * 230'000);
+  EXPECT_EQ(cost.sources.at("layer"), "measured");
+  // The loss on the last stage was not measured.
+  EXPECT_GT(total(cost.stages[1].forward).ns, 2 * 200'000);
+  EXPECT_EQ(cost.sources.at("forward"), "estimated");
+  EXPECT_EQ(cost.sources.at("backward_weight"), "measured") << "the loss has none";
+}
+
+// Half way between 256 and 512 tokens.
+TEST(MeasuredEstimate, BetweenMeasuredShapesItIsAStraightLine) {
+  const CostModel cost = costs(two_lengths(), 384);
+  EXPECT_EQ(total(cost.stages[0].forward).ns, 2 * 150'000);
+  EXPECT_EQ(cost.sources.at("layer"), "interpolated");
+  EXPECT_EQ(cost.sources.at("backward_weight"), "interpolated");
+}
+
+TEST(MeasuredEstimate, AMeasuredStageWinsOverItsLayers) {
+  Calibration calibration = two_lengths();
+  measure(calibration, stage_work(mlp(), layout_of(512), Stage{0}, WorkKind::forward), 333'333);
+  const CostModel cost = costs(calibration, 512);
+  EXPECT_EQ(total(cost.stages[0].forward).ns, 333'333);
+  EXPECT_EQ(total(cost.stages[0].backward).ns, 2 * 230'000);
+}
+
+// One product of two, forward: 512 x 4,096 x 1,024 in 7 us; the rest of the layer is estimated as without it.
+TEST(MeasuredEstimate, AMeasuredPartStandsInItsPlace) {
+  Calibration calibration;
+  calibration.name = "one product";
+  WorkKey work{"gemm", "", WorkKind::forward, {{"m", 512}, {"n", 4096}, {"k", 1024}}, "bf16"};
+  measure(calibration, work, 7'000);
+  const CostModel with = costs(calibration, 512);
+  const CostModel without = estimate(device_description("h200"), mlp(), layout_of(512));
+  ASSERT_EQ(with.stages[0].forward.recipe.size(), without.stages[0].forward.recipe.size());
+  for (std::size_t i = 0; i < with.stages[0].forward.recipe.size(); ++i) {
+    const Segment& segment = with.stages[0].forward.recipe[i];
+    if (segment.name == "linear_1") {
+      EXPECT_EQ(segment.duration.ns, 7'000);
+    } else if (segment.name != "host") {
+      EXPECT_EQ(segment.duration, without.stages[0].forward.recipe[i].duration) << segment.name;
+    }
+  }
+  EXPECT_EQ(with.stages[0].backward.recipe, without.stages[0].backward.recipe);
+}
+
+TEST(MeasuredEstimate, FullRecomputeRunsTheMeasuredForwardAgain) {
+  Layout layout = layout_of(512);
+  layout.stages[0].recompute = Recompute::full;
+  const CostModel cost = estimate(two_lengths(), device_description("h200"), mlp(), layout);
+  EXPECT_EQ(total(cost.stages[0].backward).ns, 2 * (230'000 + 200'000));
+}
+
+TEST(MeasuredEstimate, LinksAreTheCalibrationsWhereItMeasuredThem) {
+  Calibration calibration = two_lengths();
+  calibration.link = {Duration{1234}, BytesPerSecond{5e9}};
+  EXPECT_NE(costs(calibration, 512).link, calibration.link) << "assumed links are no better than ours";
+  calibration.sources["link"] = "measured";
+  EXPECT_EQ(costs(calibration, 512).link, calibration.link);
+  EXPECT_EQ(costs(calibration, 512).sources.at("link"), "measured");
+}
+
+TEST(MeasuredEstimate, RefusesACalibrationOfSomethingElse) {
+  ModelShape other = mlp();
+  other.hidden = 2048;
+  try {
+    estimate(two_lengths(), device_description("h200"), other, layout_of(512));
+    ADD_FAILURE() << "took it";
+  } catch (const BadInput& refused) {
+    EXPECT_THAT(refused.what(), testing::HasSubstr("two lengths holds nothing of mlp"));
+  }
+}
+
+TEST(MeasuredEstimate, FindsTheDataSheetByTheDriversName) {
+  ASSERT_NE(measured_device(two_lengths()), nullptr);
+  EXPECT_EQ(measured_device(two_lengths())->name, "h200");
+  EXPECT_EQ(measured_device(Calibration{}), nullptr);
+}
+
+// The bundled layer of DeepSeek-V3: 4,096 tokens, experts over 64 devices, fp8. Stage 5 of 16 has four layers
+// with experts and nothing else.
+TEST(MeasuredEstimate, DeepSeeksMeasuredLayerStandsForItsLayersWithExperts) {
+  const auto& bundled = bundled_calibrations();
+  const Calibration deepseek = parse_calibration(bundled.at("deepseek-v3-h800"), "deepseek-v3-h800");
+  ModelShape model;
+  model.name = "DeepSeek-V3";
+  model.hidden = 7168;
+  model.layers = 61;
+  model.ffn = 18432;
+  model.vocab = 129280;
+  model.attention.heads = model.attention.key_value_heads = 128;
+  model.attention.head_dim = 192;
+  model.attention.latent = LatentAttention{1536, 512, 64, 128, 128};
+  model.experts.emplace();
+  model.experts->routed = 256;
+  model.experts->per_token = 8;
+  model.experts->ffn = model.experts->shared_ffn = 2048;
+  model.experts->in_layer.assign(61, true);
+  for (std::size_t layer = 0; layer < 3; ++layer) model.experts->in_layer[layer] = false;
+  Layout layout;
+  layout.parallelism = {16, 1, 64, 64};
+  layout.numerics.weights = WeightType::fp8;
+  layout.sequence = 4096;
+  layout.stages = even_stages(model, 16);
+  ASSERT_EQ(layout.stages[5].layers, 4u);
+  const CostModel cost = estimate(deepseek, *measured_device(deepseek), model, layout);
+  EXPECT_EQ(total(cost.stages[5].forward), total(measured_chunk(deepseek).stages[0].forward));
+  EXPECT_EQ(cost.sources.at("expert_layer"), "measured");
+  // From the data sheet alone it is 97.7 ms where 95.8 ms were measured.
+  const CostModel estimated = estimate(*measured_device(deepseek), model, layout);
+  EXPECT_NEAR(static_cast<double>(total(estimated.stages[5].forward).ns),
+              static_cast<double>(total(cost.stages[5].forward).ns),
+              0.05 * static_cast<double>(total(cost.stages[5].forward).ns));
+}
+
+}  // namespace
+}  // namespace plumb
