@@ -1,5 +1,3 @@
-#include "runtime/cuda/cuda_worker.hpp"
-
 #include "runtime/cuda/gradient_kernels.hpp"
 #include "runtime/cuda/local_transport.hpp"
 #include "runtime/cuda/nccl_transport.hpp"
@@ -8,6 +6,7 @@
 #include "runtime/device/check.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
+#include "runtime/gpu_workers.hpp"
 #include "schedules/ir/error.hpp"
 
 #include <algorithm>
@@ -21,7 +20,8 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
-namespace plumb::cuda {
+namespace plumb {
+namespace cuda {
 namespace {
 
 // What the workers of one process share. It lives as long as the last of them.
@@ -270,28 +270,29 @@ void initialise(std::span<const std::unique_ptr<CudaWorker>> workers) {
 
 }  // namespace
 
-std::vector<std::unique_ptr<Worker>> make_local_workers(const TrainingPlan& plan,
-                                                        const LocalOptions& options) {
-  prepare_process();
+}  // namespace cuda
+
+std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan, const GpuOptions& options) {
+  cuda::prepare_process();
   device::require_device();
   const std::uint32_t ranks = plan.schedule.ranks();
   const std::uint32_t count = ranks * plan.schedule.data_parallel;
-  auto shared = std::make_shared<Shared>(plan, current_device());
+  auto shared = std::make_shared<cuda::Shared>(plan, cuda::current_device());
   const std::uint32_t shares = options.shares == 0 ? count : options.shares;
   if (shares < count)
     throw BadInput("the shares of the GPU", fmt::format("{} workers cannot have {} shares", count, shares));
   if (options.algorithms) shared->algorithms = layers::ProductAlgorithms::from_text(*options.algorithms);
   shared->shares = device::partition(shares);
-  shared->exchange = std::make_unique<LocalExchange>(shared->plan.schedule, shared->guard);
-  std::vector<std::unique_ptr<CudaWorker>> made;
+  shared->exchange = std::make_unique<cuda::LocalExchange>(shared->plan.schedule, shared->guard);
+  std::vector<std::unique_ptr<cuda::CudaWorker>> made;
   for (std::uint32_t copy = 0; copy < plan.schedule.data_parallel; ++copy) {
     for (std::uint32_t r = 0; r < ranks; ++r) {
-      made.push_back(std::make_unique<CudaWorker>(shared, Rank{r}, copy, &shared->shares[made.size()],
-                                                  shared->exchange->side(Rank{r}, copy),
-                                                  options.pair_priority));
+      made.push_back(std::make_unique<cuda::CudaWorker>(shared, Rank{r}, copy, &shared->shares[made.size()],
+                                                        shared->exchange->side(Rank{r}, copy),
+                                                        options.pair_priority));
     }
   }
-  initialise(made);
+  cuda::initialise(made);
   device::synchronize();
   if (options.algorithms) *options.algorithms = shared->algorithms.to_text();
   return {std::move_iterator(made.begin()), std::move_iterator(made.end())};
@@ -299,9 +300,9 @@ std::vector<std::unique_ptr<Worker>> make_local_workers(const TrainingPlan& plan
 
 std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& rendezvous,
                                          const NcclOptions& options) {
-  prepare_process();
+  cuda::prepare_process();
   device::require_device();
-  auto shared = std::make_shared<Shared>(plan, options.device);
+  auto shared = std::make_shared<cuda::Shared>(plan, options.device);
   shared->use_device();
   if (options.algorithms) shared->algorithms = layers::ProductAlgorithms::from_text(*options.algorithms);
   const device::GreenContext* share = nullptr;
@@ -311,15 +312,15 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
   }
   const std::uint32_t ranks = plan.schedule.ranks();
   const auto deadline = std::chrono::milliseconds(plan.deadline.ns / 1'000'000);
-  auto transport = std::make_unique<NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
-                                                   options.channels, deadline);
+  auto transport = std::make_unique<cuda::NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
+                                                         options.channels, deadline);
   auto worker =
-      std::make_unique<CudaWorker>(shared, Rank{rendezvous.rank() % ranks}, rendezvous.rank() / ranks, share,
-                                   std::move(transport), options.pair_priority);
+      std::make_unique<cuda::CudaWorker>(shared, Rank{rendezvous.rank() % ranks}, rendezvous.rank() / ranks,
+                                         share, std::move(transport), options.pair_priority);
   worker->initialise();
   device::synchronize();
   if (options.algorithms) *options.algorithms = shared->algorithms.to_text();
   return worker;
 }
 
-}  // namespace plumb::cuda
+}  // namespace plumb

@@ -1,10 +1,10 @@
 // The computing half of a rank on a GPU: its stages, arena, streams and the events that date its actions.
 #pragma once
-#include "runtime/cuda/cuda_worker.hpp"
 #include "runtime/cuda/stage_parameters.hpp"
 #include "runtime/device/buffer.hpp"
 #include "runtime/device/event.hpp"
 #include "runtime/device/stream.hpp"
+#include "runtime/gpu_workers.hpp"
 #include "runtime/layers/lane.hpp"
 #include "runtime/layers/matmul.hpp"
 #include "runtime/layers/model_stage.hpp"

@@ -1,12 +1,12 @@
-#include "runtime/cuda/unpipelined.hpp"
 
+#include "runtime/gpu_workers.hpp"
 #include "runtime/together.hpp"
 #include "runtime/train_step.hpp"
 #include "schedules/ir/error.hpp"
 
 #include <algorithm>
 
-namespace plumb::cuda {
+namespace plumb {
 namespace {
 
 // One rank, one stage: forward and backward of one microbatch after another.
@@ -38,12 +38,12 @@ void set_weights(Worker& worker, const std::vector<ParameterSpec>& parameters,
 
 }  // namespace
 
-Unpipelined run_unpipelined(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step,
-                            const LocalOptions& options, const NamedGradients& weights) {
+Unpipelined run_unpipelined_on_gpu(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step,
+                                   const GpuOptions& options, const NamedGradients& weights) {
   TrainingPlan whole = plan;
   whole.layout = unpipelined(plan.model, plan.layout);
   whole.schedule = one_by_one(plan.schedule.microbatches * plan.schedule.data_parallel);
-  std::vector<std::unique_ptr<Worker>> workers = make_local_workers(whole, options);
+  std::vector<std::unique_ptr<Worker>> workers = make_gpu_workers(whole, options);
   if (!weights.empty())
     set_weights(*workers.front(), stage_parameters(whole.model, whole.layout.stages[0]), weights);
   run_together(workers, [&](Worker& worker) { run_schedule(worker, data, step); });
@@ -53,4 +53,4 @@ Unpipelined run_unpipelined(const TrainingPlan& plan, const TrainingData& data, 
   return result;
 }
 
-}  // namespace plumb::cuda
+}  // namespace plumb

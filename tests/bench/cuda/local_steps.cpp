@@ -5,9 +5,8 @@
 // first number of microbatches. Costs come from two schedules other than those that are compared wherever
 // those have the op: 1f1b (forward, backward), zb-h1 (the halves), dualpipe (pairs), at as many ranks;
 // medians by kind of op and of stage.
-#include "runtime/cuda/cuda_worker.hpp"
-#include "runtime/cuda/unpipelined.hpp"
 #include "runtime/device/stream.hpp"
+#include "runtime/gpu_workers.hpp"
 #include "schedules/generators/generator.hpp"
 #include "schedules/ir/timeline_file.hpp"
 #include "sim/report.hpp"
@@ -40,7 +39,7 @@ struct Settings {
   WeightType weights = WeightType::bf16;
   bool check = false;
   bool text = false;
-  cuda::PairPriority pair_priority = cuda::PairPriority::equal;
+  PairPriority pair_priority = PairPriority::equal;
   std::string save;
 };
 
@@ -102,9 +101,9 @@ struct Run {
   Bytes peak;
 };
 
-Run run(const TrainingPlan& plan, int steps, bool check, const cuda::LocalOptions& options) {
+Run run(const TrainingPlan& plan, int steps, bool check, const GpuOptions& options) {
   Run result;
-  Team team = cuda::make_local_workers(plan, options);
+  Team team = make_gpu_workers(plan, options);
   load(team, plan);
   for (int i = 0; i < steps; ++i) {
     step(team);
@@ -116,7 +115,7 @@ Run run(const TrainingPlan& plan, int steps, bool check, const cuda::LocalOption
   }
   for (const auto& worker : team) result.peak = std::max(result.peak, worker->program().peak_activations);
   if (check) {
-    const Unpipelined expected = cuda::run_unpipelined(plan, data_of(plan), 1, options);
+    const Unpipelined expected = run_unpipelined_on_gpu(plan, data_of(plan), 1, options);
     result.difference = compare(team, plan, expected.gradients);
     const std::vector<double> got = losses(team, plan);
     for (std::size_t m = 0; m < got.size(); ++m)
@@ -186,8 +185,8 @@ int main(int argc, char** argv) try {
   settings.tokens = std::stoul(argv[2]);
   for (int i = 6; i < argc; ++i) {
     if (std::string(argv[i]) == "check") settings.check = true;
-    if (std::string(argv[i]) == "forward-first") settings.pair_priority = cuda::PairPriority::forward;
-    if (std::string(argv[i]) == "backward-first") settings.pair_priority = cuda::PairPriority::backward;
+    if (std::string(argv[i]) == "forward-first") settings.pair_priority = PairPriority::forward;
+    if (std::string(argv[i]) == "backward-first") settings.pair_priority = PairPriority::backward;
     if (std::string(argv[i]).starts_with("save=")) settings.save = std::string(argv[i]).substr(5);
     if (std::string(argv[i]) == "gpt") settings.text = true;
     if (std::string(argv[i]) == "fp32") settings.weights = WeightType::fp32;
@@ -195,7 +194,7 @@ int main(int argc, char** argv) try {
   for (const std::string& ranks_text : split(argv[3])) {
     const auto ranks = static_cast<std::uint32_t>(std::stoul(ranks_text));
     std::map<std::string, std::string> algorithms;
-    const cuda::LocalOptions options{ranks, &algorithms, settings.pair_priority};
+    const GpuOptions options{ranks, &algorithms, settings.pair_priority};
     Measured measured;
     for (const char* name : {"1f1b", "zb-h1", "dualpipe"}) {
       const TrainingPlan plan = plan_of(settings, name, ranks, 3 * ranks);

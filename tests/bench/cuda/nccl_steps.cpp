@@ -5,8 +5,7 @@
 // shares: each rank has its own share of the GPU instead of all of it. kill, freeze: rank 1 is killed, or
 // stopped, in the middle of the second step; the deadline is 5 s.
 #include "runtime/bootstrap/rendezvous.hpp"
-#include "runtime/cuda/cuda_worker.hpp"
-#include "runtime/cuda/unpipelined.hpp"
+#include "runtime/gpu_workers.hpp"
 #include "runtime/launch/mps.hpp"
 #include "runtime/launch/own_ranks.hpp"
 #include "schedules/generators/generator.hpp"
@@ -76,13 +75,13 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
   if (s.kill || s.freeze) plan.deadline = Duration{5'000'000'000};
 
   std::map<std::string, std::string> algorithms;
-  cuda::NcclOptions options;
+  NcclOptions options;
   options.shares = s.shares ? s.ranks : 0;
   options.share = rendezvous.rank();
   options.algorithms = &algorithms;
   const auto begin = std::chrono::steady_clock::now();
   Team team;
-  team.push_back(cuda::make_nccl_worker(plan, rendezvous, options));
+  team.push_back(make_nccl_worker(plan, rendezvous, options));
   Worker& worker = *team.front();
   load(team, plan);
   rendezvous.barrier();
@@ -105,7 +104,7 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
   double difference = 0;
   if (s.check) {
     // A rank computes the same bit for bit only on as many multiprocessors, so with `shares`.
-    const Unpipelined expected = cuda::run_unpipelined(plan, data_of(plan), 1, {s.ranks, &algorithms});
+    const Unpipelined expected = run_unpipelined_on_gpu(plan, data_of(plan), 1, {s.ranks, &algorithms});
     difference = largest(worker, rendezvous, compare(team, plan, expected.gradients).max_difference);
   }
   if (rendezvous.rank() == 0) {

@@ -1,7 +1,8 @@
-// A rank on a GPU.
+// Ranks that compute on GPUs. A build without CUDA has the same functions, which say that it has none.
 #pragma once
+#include "runtime/gradient_check.hpp"
+#include "runtime/training_data.hpp"
 #include "runtime/worker.hpp"
-#include "schedules/ir/units.hpp"
 
 #include <cstdint>
 #include <map>
@@ -10,21 +11,19 @@
 #include <vector>
 
 namespace plumb {
-class Rendezvous;
-}
 
-namespace plumb::cuda {
+class Rendezvous;
 
 /// Whose blocks go first where the two halves of a pair want the same multiprocessor.
 enum class PairPriority : std::uint8_t { equal, forward, backward };
 
-struct LocalOptions {
+struct GpuOptions {
   /// Into how many shares the GPU is cut; each worker has one. 0: as many as there are workers. A worker that
   /// is to compute bit by bit what another plan's workers do has to have a share as large as theirs.
   std::uint32_t shares = 0;
-  /// How each shape of matrix product is computed (ProductAlgorithms::to_text). What is not there yet is
-  /// chosen by trying, and added: two plans compute the same only with the same choices. Nothing: chosen
-  /// anew.
+  /// How each shape of matrix product is computed (Calibration::algorithms). What is not there yet is chosen
+  /// by trying, and added: two plans compute the same, and as fast, only with the same choices. Nothing:
+  /// chosen anew.
   std::map<std::string, std::string>* algorithms = nullptr;
   PairPriority pair_priority = PairPriority::equal;
 };
@@ -33,8 +32,8 @@ struct LocalOptions {
 /// rank]. Memory is allocated, kernels are loaded and matrix products are tried out here, so this takes
 /// seconds; nothing of that happens in a step. Throws DeviceError where there is no GPU, it cannot be cut so
 /// finely, or its memory does not suffice (with what is needed and what is there).
-std::vector<std::unique_ptr<Worker>> make_local_workers(const TrainingPlan& plan,
-                                                        const LocalOptions& options = {});
+std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan,
+                                                      const GpuOptions& options = {});
 
 struct NcclOptions {
   std::uint32_t device = 0;  // of this machine
@@ -43,13 +42,20 @@ struct NcclOptions {
   std::uint32_t shares = 0;
   std::uint32_t share = 0;
   std::uint32_t channels = 2;                                // the most blocks of a kernel of NCCL's
-  std::map<std::string, std::string>* algorithms = nullptr;  // as in LocalOptions
+  std::map<std::string, std::string>* algorithms = nullptr;  // as in GpuOptions
   PairPriority pair_priority = PairPriority::equal;
 };
 
 /// This process's worker, of copy x ranks + rank == rendezvous.rank(). Together with all others, and as slow
-/// as make_local_workers. The rendezvous outlives it, and belongs to the thread that runs the worker.
+/// as make_gpu_workers. The rendezvous outlives it, and belongs to the thread that runs the worker.
 std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& rendezvous,
                                          const NcclOptions& options = {});
 
-}  // namespace plumb::cuda
+/// run_unpipelined of gradient_check.hpp, computed on the current GPU: the host would take hours for the
+/// models that a GPU is for. Microbatch after microbatch, copy after copy, through the model in one piece.
+/// With as many shares and the same algorithms as the pipeline it is the same operations; where a pipeline
+/// also adds in the same order (one owner a stage), the same bits.
+Unpipelined run_unpipelined_on_gpu(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step,
+                                   const GpuOptions& options, const NamedGradients& weights = {});
+
+}  // namespace plumb

@@ -1,6 +1,6 @@
 // Pipelines on one GPU against the same stages without a pipeline.
-#include "runtime/cuda/cuda_worker.hpp"
-#include "runtime/cuda/unpipelined.hpp"
+#include "runtime/gpu_workers.hpp"
+
 #include "runtime/executor.hpp"
 #include "runtime/together.hpp"
 #include "schedules/generators/generator.hpp"
@@ -56,11 +56,11 @@ double bound(const LoweredSchedule& schedule) {
 void expect_unpipelined(const TrainingPlan& plan) {
   std::map<std::string, std::string> algorithms;
   const std::uint32_t shares = plan.schedule.ranks() * plan.schedule.data_parallel;
-  const LocalOptions options{shares, &algorithms};
-  Team team = make_local_workers(plan, options);
+  const GpuOptions options{shares, &algorithms};
+  Team team = make_gpu_workers(plan, options);
   load(team, plan);
   step(team);
-  const Unpipelined expected = run_unpipelined(plan, data_of(plan), 1, options);
+  const Unpipelined expected = run_unpipelined_on_gpu(plan, data_of(plan), 1, options);
   const GradientCheck check = compare(team, plan, expected.gradients);
   EXPECT_LE(check.max_difference, bound(plan.schedule)) << check.worst_parameter;
   EXPECT_EQ(losses(team, plan), expected.losses);
@@ -91,7 +91,7 @@ std::string label(const testing::TestParamInfo<EverySchedule::ParamType>& info) 
 INSTANTIATE_TEST_SUITE_P(Generators, EverySchedule,
                          testing::Combine(testing::ValuesIn(names()), testing::Values(2, 4, 8)), label);
 
-TEST(LocalWorkers, TransformersComputeWhatNoPipelineComputes) {
+TEST(GpuWorkers, TransformersComputeWhatNoPipelineComputes) {
   for (const char* name : {"1f1b", "zb-h1", "interleaved-1f1b", "zb-v"}) {
     SCOPED_TRACE(name);
     TrainingPlan plan =
@@ -101,17 +101,17 @@ TEST(LocalWorkers, TransformersComputeWhatNoPipelineComputes) {
 }
 
 // Stages of a pipeline that is there twice have two owners even where the pipeline's own have one.
-TEST(LocalWorkers, CopiesOfAPipelineSumTheirGradients) {
+TEST(GpuWorkers, CopiesOfAPipelineSumTheirGradients) {
   expect_unpipelined(
       plan_for(schedule("1f1b", 2, CommPlacement::per_op, 2), mlp(hidden), tokens, WeightType::bf16));
   expect_unpipelined(
       plan_for(schedule("dualpipe", 2, CommPlacement::per_op, 2), mlp(hidden), tokens, WeightType::bf16));
 }
 
-TEST(LocalWorkers, KeepTheBytesThatTheModelSays) {
+TEST(GpuWorkers, KeepTheBytesThatTheModelSays) {
   const TrainingPlan plan =
       plan_for(schedule("zb-h1", 4, CommPlacement::per_op), gpt(hidden), tokens, WeightType::bf16);
-  Team team = make_local_workers(plan);
+  Team team = make_gpu_workers(plan);
   for (const auto& worker : team) {
     for (const Stage stage : worker->program().held) {
       const StageBytes said = stage_bytes(plan.model, plan.layout, stage);
@@ -124,10 +124,10 @@ TEST(LocalWorkers, KeepTheBytesThatTheModelSays) {
 }
 
 // A linear regression's loss falls under AdamW, and all copies of a stage keep equal weights.
-TEST(LocalWorkers, TrainingLowersTheLossAndKeepsCopiesEqual) {
+TEST(GpuWorkers, TrainingLowersTheLossAndKeepsCopiesEqual) {
   TrainingPlan plan =
       plan_for(schedule("dualpipe", 2, CommPlacement::per_op), mlp(hidden), tokens, WeightType::bf16);
-  Team team = make_local_workers(plan);
+  Team team = make_gpu_workers(plan);
   load(team, plan);
   std::vector<double> means;
   for (std::uint64_t i = 1; i <= 10; ++i) {
@@ -141,11 +141,11 @@ TEST(LocalWorkers, TrainingLowersTheLossAndKeepsCopiesEqual) {
   EXPECT_EQ(team[0]->state(Stage{0}), team[1]->state(Stage{0}));
 }
 
-TEST(LocalWorkers, TheDeadlineNamesTheRankAndWhatItWaitsFor) {
+TEST(GpuWorkers, TheDeadlineNamesTheRankAndWhatItWaitsFor) {
   TrainingPlan plan =
       plan_for(schedule("1f1b", 2, CommPlacement::per_op), mlp(hidden), tokens, WeightType::bf16);
   plan.deadline = Duration{200'000'000};
-  Team team = make_local_workers(plan);
+  Team team = make_gpu_workers(plan);
   load(team, plan);
   try {
     run_together(team, [](Worker& worker) {
@@ -163,10 +163,10 @@ TEST(LocalWorkers, TheDeadlineNamesTheRankAndWhatItWaitsFor) {
   }
 }
 
-TEST(LocalWorkers, AreDatedOnOneClock) {
+TEST(GpuWorkers, AreDatedOnOneClock) {
   const TrainingPlan plan =
       plan_for(schedule("1f1b", 4, CommPlacement::per_op), mlp(hidden), tokens, WeightType::bf16);
-  Team team = make_local_workers(plan);
+  Team team = make_gpu_workers(plan);
   load(team, plan);
   step(team);
   const Timeline timeline = timeline_of(team, plan);

@@ -1,0 +1,25 @@
+// Stands in for the GPU's workers where plumb was built without CUDA.
+#include "runtime/gpu_workers.hpp"
+#include "schedules/ir/error.hpp"
+
+namespace plumb {
+namespace {
+
+[[noreturn]] void none() {
+  throw DeviceError(
+      "this plumb was built without CUDA: `--device cpu` runs anywhere; for a GPU build it with the preset "
+      "`cuda`");
+}
+
+}  // namespace
+
+std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan&, const GpuOptions&) { none(); }
+
+std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan&, Rendezvous&, const NcclOptions&) { none(); }
+
+Unpipelined run_unpipelined_on_gpu(const TrainingPlan&, const TrainingData&, std::uint64_t, const GpuOptions&,
+                                   const NamedGradients&) {
+  none();
+}
+
+}  // namespace plumb
