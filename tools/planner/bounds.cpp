@@ -117,7 +117,8 @@ std::vector<std::size_t> piece_counts(const std::vector<StageContent>& stages) {
   return out;
 }
 
-PieceSums::PieceSums(const CostModel& cost) : pieces_(cost.stages.size()), reserve_(cost.reserve) {
+PieceSums::PieceSums(const CostModel& cost, std::vector<JoinedTail> joined)
+    : pieces_(cost.stages.size()), reserve_(cost.reserve), joined_(std::move(joined)) {
   times_.resize(pieces_ + 1);
   costs_.reserve(pieces_);
   for (std::size_t i = 0; i < pieces_; ++i) {
@@ -146,8 +147,7 @@ Duration PieceSums::busy(std::size_t first, std::size_t last) const {
 
 StageCost PieceSums::memory(std::size_t first, std::size_t last) const {
   StageCost out;
-  for (std::size_t i = first; i < last; ++i) {
-    const StageCost& piece = costs_[i];
+  const auto include = [&](const StageCost& piece) {
     for (const OpKind kind : kinds) {
       MemoryEffect& sum = op_of(out, kind).memory;
       const MemoryEffect& add = piece.of(kind).memory;
@@ -162,7 +162,13 @@ StageCost PieceSums::memory(std::size_t first, std::size_t last) const {
     out.gradient_message = std::max(out.gradient_message, piece.gradient_message);
     out.gradient_reduction += three_quarters(piece.gradient_reduction);
     out.optimizer_step += three_quarters(piece.optimizer_step);
-  }
+  };
+  const auto tail = std::find_if(joined_.begin(), joined_.end(), [&](const JoinedTail& one) {
+    return last == pieces_ && first <= one.first;
+  });
+  const std::size_t end = tail == joined_.end() ? last : tail->first;
+  for (std::size_t i = first; i < end; ++i) include(costs_[i]);
+  if (tail != joined_.end()) include(tail->cost);
   return out;
 }
 
@@ -221,7 +227,7 @@ Duration least_step_time(const Outline& outline, std::uint32_t microbatches,
 Bytes least_peak(const Outline& outline, const CostModel& cost, Bytes enough) {
   const LoweredSchedule& schedule = outline.schedule;
   struct Guess {
-    Bytes most;  // if all its live chunks were its largest
+    Bytes most;  // as if all that is alive were still what forward left
     Bytes held;  // all the step long
     std::uint32_t rank = 0;
     bool operator<(const Guess& other) const {
@@ -232,24 +238,23 @@ Bytes least_peak(const Outline& outline, const CostModel& cost, Bytes enough) {
   Bytes by_count;
   for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
     Bytes held = cost.reserve;
-    Bytes largest;
-    std::optional<Bytes> smallest;
-    for (const Outline::Held& one : outline.ranks[r]) {
-      const StageCost& stage = cost.stage(one.stage);
+    Bytes most, least;
+    for (std::size_t k = 0; k < outline.ranks[r].size(); ++k) {
+      const StageCost& stage = cost.stage(outline.ranks[r][k].stage);
       held += stage.weights + stage.gradients + stage.optimizer_state;
       const Bytes kept = stage.forward.memory.at_begin + stage.forward.memory.at_end;
+      // Some of it may have had its backward_input.
       const Bytes left = kept + stage.backward_input.memory.at_begin + stage.backward_input.memory.at_end;
-      const Bytes least = outline.has_split_backwards ? std::min(kept, left) : kept;
-      largest = std::max(largest, kept);
-      smallest = std::min(smallest.value_or(least), least);
+      most += kept * outline.live[r][k];
+      least += (outline.has_split_backwards ? std::min(kept, left) : kept) * outline.live[r][k];
     }
-    by_count = std::max(by_count, held + smallest.value_or(Bytes{}) * outline.live_chunks[r]);
-    guesses.push_back({held + largest * outline.live_chunks[r], held, r});
+    by_count = std::max(by_count, held + least);
+    guesses.push_back({held + most, held, r});
   }
   if (by_count > enough) return by_count;
   std::sort(guesses.rbegin(), guesses.rend());
   Liveness liveness(schedule, cost);
-  Bytes most;
+  Bytes most = by_count;
   for (std::size_t k = 0; k < std::min<std::size_t>(2, guesses.size()); ++k) {
     Bytes now = guesses[k].held;
     most = std::max(most, now);

@@ -37,7 +37,14 @@ std::vector<std::size_t> piece_counts(const std::vector<StageContent>& stages);
 /// piece a stage, so that stages of any number of pieces follow by adding up.
 class PieceSums {
  public:
-  explicit PieceSums(const CostModel& one_piece_a_stage);
+  /// Pieces from `first` to the last are less together than one by one: an MTP module and the head share
+  /// their input, a tied head and the embedding their weights. `cost` is of all of them as one stage.
+  struct JoinedTail {
+    std::size_t first = 0;
+    StageCost cost;
+  };
+  /// `joined`: by `first`.
+  explicit PieceSums(const CostModel& one_piece_a_stage, std::vector<JoinedTail> joined = {});
 
   /// Of pieces [first, last). Memory that ops keep adds up, workspace and messages are the largest of a
   /// piece's; recipes are left empty. Gradient reductions and optimizer steps count three quarters: more of a
@@ -51,6 +58,7 @@ class PieceSums {
  private:
   std::size_t pieces_;
   Bytes reserve_;
+  std::vector<JoinedTail> joined_;
   std::vector<StageLeast> times_;  // [piece], sums of those before it; one more than pieces
   std::vector<StageCost> costs_;   // [piece], without recipes
 };

@@ -268,7 +268,7 @@ class Search {
     const std::uint32_t p = cut.parallelism.pipeline;
     std::optional<PieceSums> sums;
     try {
-      sums.emplace(costs_(layout_of(cut, pieces_)));
+      sums.emplace(sums_of(cut));
     } catch (const BadInput& refused) {
       refusals.add(Refusals::all, refused.what());
       return;
@@ -316,6 +316,21 @@ class Search {
     }
   }
 
+  PieceSums sums_of(const Cut& cut) const {
+    std::vector<PieceSums::JoinedTail> joined;
+    const ModelShape& model = request_.model;
+    if (cut.parallelism.pipeline == 1 && (model.tied_embeddings || model.multi_token_layers > 0)) {
+      joined.push_back(
+          {0, costs_(layout_of(cut, stages_of_pieces(pieces_, {pieces_.size()}))).stages.back()});
+    }
+    if (model.multi_token_layers > 0) {
+      const std::size_t before = pieces_.size() - 1 - static_cast<std::size_t>(model.multi_token_layers);
+      const std::vector<std::size_t> counts{before, pieces_.size() - before};
+      joined.push_back({before, costs_(layout_of(cut, stages_of_pieces(pieces_, counts))).stages.back()});
+    }
+    return PieceSums(costs_(layout_of(cut, pieces_)), std::move(joined));
+  }
+
   // Ways of cutting the pieces into stages, no two alike: as many layers each, ranks as equal as can be,
   // stages as equal as can be.
   std::vector<std::vector<std::size_t>> counts_for(std::uint32_t stages, const Outline& outline,
@@ -347,7 +362,7 @@ class Search {
 
   Layout layout_for(const Candidate& candidate) {
     const Cut& cut = cuts_[candidate.cut];
-    const PieceSums sums(costs_(layout_of(cut, pieces_)));
+    const PieceSums sums = sums_of(cut);
     const Outline& outline = outlines_.of(*schedules_[candidate.schedule], candidate.shape);
     const std::uint32_t stages = cut.parallelism.pipeline * *candidate.shape.chunks;
     return layout_of(cut, stages_of_pieces(pieces_, counts_for(stages, outline, sums)[candidate.variant]));

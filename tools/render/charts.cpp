@@ -62,8 +62,10 @@ std::int64_t need_of(const TimeAndMemory& point, bool bytes) {
 }  // namespace
 
 std::string cause_bars(const std::vector<ReportInput>& inputs) {
-  constexpr std::int64_t width = 1100;
-  constexpr std::int64_t left = 170;
+  // Room for the longest title.
+  std::int64_t left = 170;
+  for (const ReportInput& input : inputs) left = std::max(left, letters_of(title_of(input)) * 7 + 20);
+  const std::int64_t width = left + 930;
   constexpr std::int64_t bar = 26;
   constexpr std::int64_t pitch = 38;
   constexpr std::int64_t top = 40;
