@@ -44,6 +44,7 @@ Recompute parse_recompute(const std::string& text) {
 struct Job {
   ModelShape model;
   DeviceDescription device;
+  std::optional<Calibration> calibration;  // what was measured of it
   SearchRequest request;
 
   CostModel costs(const Layout& layout) const { return estimate(device, model, layout); }
@@ -67,11 +68,17 @@ Job load(const PlanModelOptions& options, const PlanCommon& common, Console& con
   }
   if (!options.devices) throw BadInput("--devices", "is required with --model");
   if (!options.global_batch) throw BadInput("--global-batch", "is required with --model");
-  if (!common.calibration.empty()) {
-    throw BadInput("--calibration", "a model's layouts are planned from a data sheet so far: --gpu NAME");
+  if (!common.calibration.empty()) job.calibration = load_calibration(common.calibration);
+  if (!options.device.gpu.empty()) {
+    job.device = options.device.load();
+  } else if (!job.calibration) {
+    throw BadInput("--gpu", "is required with a model, as in --gpu h100, or a --calibration");
+  } else if (const DeviceDescription* known = measured_device(*job.calibration)) {
+    job.device = *known;
+  } else {
+    throw BadInput("--gpu", fmt::format("is required: {} says of no known device what it was measured on",
+                                        common.calibration));
   }
-  if (options.gpu.empty()) throw BadInput("--gpu", "is required with --model");
-  job.device = device_description(options.gpu);
   SearchRequest& request = job.request;
   request.model = job.model;
   request.devices = *options.devices;
@@ -290,7 +297,9 @@ void print_refused(std::ostream& out, const SearchResult& result) {
 void print_text(std::ostream& out, const Job& job, const SearchResult& result) {
   const Selection shown = select(result);
   const bool experts = job.model.experts.has_value();
-  fmt::print(out, "{}: {}; costs estimated from the data sheet\n", job.title(), job.setting());
+  fmt::print(out, "{}: {}; costs {}\n", job.title(), job.setting(),
+             job.calibration ? "measured where there are measurements, else estimated"
+                             : "estimated from the data sheet");
   if (result.interrupted) out << "interrupted: the best of what had been looked at\n";
   out << "\nthe fastest plans:\n\n" << to_text(table_of(result, shown.best, experts));
   if (!shown.schedules.empty()) {
@@ -463,7 +472,7 @@ void PlanModelOptions::add_to(CLI::App& app) {
       ->type_name("S")
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 26));
   app.add_option("--memory", memory, "The most a device may hold [the device's]")->type_name("80GiB");
-  app.add_option("--gpu", gpu, "The device: a100 h100 h200 h800 b200 gb200")->type_name("NAME");
+  device.add_to(app);
   const auto list = [&](const char* flag, std::vector<std::uint32_t>& values, const char* what) {
     app.add_option(flag, values, what)->delimiter(',')->type_name("N,…")->check(CLI::Range(1u, 1u << 20));
   };

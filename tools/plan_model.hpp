@@ -3,6 +3,7 @@
 #include "tools/console.hpp"
 #include "tools/model_options.hpp"
 #include "tools/options.hpp"
+#include "tools/step_options.hpp"
 
 #include <cstdint>
 #include <optional>
@@ -19,7 +20,7 @@ struct PlanModelOptions {
   std::optional<std::uint32_t> devices;
   std::optional<std::uint64_t> global_batch;
   std::string memory;
-  std::string gpu;
+  DeviceOptions device;
   std::vector<std::uint32_t> pipeline, tensor, expert, micro_batch_sizes;
   std::vector<std::string> recompute;
   std::uint32_t threads = 0;
