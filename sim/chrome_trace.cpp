@@ -219,6 +219,7 @@ class TraceWriter {
     std::size_t ranks = 0;
     for (const TraceInput& input : inputs) ranks = std::max(ranks, input.timeline.ranks.size());
     kept_.assign(ranks, options.ranks.empty());
+    marks_ = options.marks;
     for (const Rank rank : options.ranks) {
       if (rank.value >= ranks) {
         throw BadInput("trace", fmt::format("there is no rank {}: the timeline has {}", rank.value, ranks));
@@ -389,6 +390,11 @@ class TraceWriter {
     if (own.update && own.update->begin < own.update->end) {
       slice(compute_thread, "optimizer", "optimizer", own.update->begin, own.update->end, {}, {});
     }
+    for (const TraceMark& mark : marks_) {
+      if (i != 0 || mark.rank.value != rank) continue;
+      sink_.event(FMT_COMPILE(R"({{"ph":"i","s":"t","pid":{},"tid":{},"ts":{},"name":"{}","cat":"mark"}})"),
+                  process, tid(i, rank, compute_thread), at(i, mark.time), escaped(mark.name));
+    }
     for (const IdleSlice& gap : idle) {
       slice(idle_thread, to_string(gap.cause), "idle", gap.begin, gap.end, {}, {});
     }
@@ -517,6 +523,7 @@ class TraceWriter {
 
   Sink& sink_;
   const std::vector<TraceInput>& inputs_;
+  std::vector<TraceMark> marks_;
   std::vector<bool> kept_;                       // [rank]
   std::vector<TimePoint> begins_;                // [input]
   std::vector<std::vector<ProcessPlan>> plans_;  // [input][rank]

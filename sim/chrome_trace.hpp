@@ -17,8 +17,16 @@ struct TraceInput {
   std::string label;
 };
 
+/// An instant on a rank's compute thread of the first timeline: where something happens that takes no time.
+struct TraceMark {
+  Rank rank;
+  TimePoint time;
+  std::string name;
+};
+
 struct TraceOptions {
   std::vector<Rank> ranks;  // empty: all
+  std::vector<TraceMark> marks;
 };
 
 /// Streams the events; beside them it holds a few words a message and an idle slice.

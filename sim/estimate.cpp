@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -198,6 +200,25 @@ void add_slowdown(CostModel& cost, const Calibration& calibration) {
   }
 }
 
+// An earlier stage that costs what this one does: the same content but for where its layers begin, in the
+// midst of the pipeline, with no MTP module before either.
+std::optional<std::uint32_t> earlier_twin(const ModelShape& model, const Layout& layout,
+                                          std::uint32_t stage) {
+  const StageContent& content = layout.stages[stage];
+  const auto last = static_cast<std::uint32_t>(layout.stages.size()) - 1;
+  if (stage < 2 || stage == last || content.multi_token_layers > 0) return std::nullopt;
+  for (std::uint32_t other = stage; other-- > 1;) {
+    StageContent moved = layout.stages[other];
+    if (moved.multi_token_layers > 0) return std::nullopt;
+    const std::uint64_t first = std::exchange(moved.first_layer, content.first_layer);
+    bool same = moved == content;
+    for (std::uint64_t k = 0; same && k < content.layers; ++k)
+      same = model.has_experts(first + k) == model.has_experts(content.first_layer + k);
+    if (same) return other;
+  }
+  return std::nullopt;
+}
+
 CostModel estimate_with(const Calibration* calibration, const DeviceDescription& device,
                         const ModelShape& model, const Layout& layout) {
   check_layout(model, layout);
@@ -223,8 +244,13 @@ CostModel estimate_with(const Calibration* calibration, const DeviceDescription&
   const MeasuredWork measured(calibration, model, layout);
   Recipes recipes(device, model, layout, measured, static_cast<std::uint32_t>(estimated_classes().size()));
   const StepEnd step_end(device, layout);
+  cost.stages.resize(layout.stages.size());
   for (std::uint32_t s = 0; s < layout.stages.size(); ++s) {
-    StageCost& stage = cost.stages.emplace_back();
+    StageCost& stage = cost.stages[s];
+    if (const auto twin = earlier_twin(model, layout, s)) {
+      stage = cost.stages[*twin];
+      continue;
+    }
     const StageBytes bytes = stage_bytes(model, layout, Stage{s});
     recipes.fill(Stage{s}, stage);
     set_memory(stage, bytes);

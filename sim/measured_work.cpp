@@ -28,6 +28,7 @@ std::string_view to_string(Source source) {
 MeasuredWork::MeasuredWork(const Calibration* calibration, const ModelShape& model, const Layout& layout)
     : calibration_(calibration) {
   if (calibration_ == nullptr) return;
+  has_work_ = !calibration_->work.empty();
   setting_ = main_setting(*calibration_);
   const auto tokens = calibration_->provenance.notes.find("tokens");
   has_expert_layer_ =
@@ -40,11 +41,6 @@ MeasuredWork::MeasuredWork(const Calibration* calibration, const ModelShape& mod
       notes(*calibration_, "expert_parallel", fmt::format("{}", layout.parallelism.expert)) &&
       notes(*calibration_, "data_type", word_of(layout.numerics.weights));
   if (has_expert_layer_) tokens_share_ = static_cast<double>(layout.tokens()) / std::stod(tokens->second);
-}
-
-std::optional<FoundDuration> MeasuredWork::find(const WorkKey& work) const {
-  if (calibration_ == nullptr || calibration_->work.empty()) return std::nullopt;
-  return find_duration(*calibration_, work, setting_);
 }
 
 std::optional<MeasuredWork::Layer> MeasuredWork::expert_layer(WorkKind kind) const {

@@ -38,8 +38,12 @@ class MeasuredWork {
  public:
   MeasuredWork(const Calibration* calibration, const ModelShape& model, const Layout& layout);
 
-  /// Measured, or interpolated between measured neighbours; nothing otherwise.
-  std::optional<FoundDuration> find(const WorkKey& work) const;
+  /// Measured, or interpolated between measured neighbours; nothing otherwise. `key()` makes the WorkKey: not
+  /// before there is anything to look it up in, for that takes longer than an estimate.
+  template <class Key>
+  std::optional<FoundDuration> find(const Key& key) const {
+    return has_work_ ? find_duration(*calibration_, key(), setting_) : std::nullopt;
+  }
 
   /// One layer with experts as a calibration without single measurements has it, whole; nothing where it is
   /// of another model or layout. Another number of tokens is as many times the work, which counts as
@@ -53,6 +57,7 @@ class MeasuredWork {
  private:
   const Calibration* calibration_;
   Setting setting_;
+  bool has_work_ = false;
   bool has_expert_layer_ = false;
   double tokens_share_ = 1;  // of this layout's microbatch over the one that was measured
 };

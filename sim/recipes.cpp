@@ -172,7 +172,7 @@ template <class Estimate>
 void Recipes::compute(std::vector<Segment>& out, const Part& part, WorkKind kind, WorkClass work_class,
                       const Estimate& estimate) {
   Duration duration;
-  if (const auto measured = measured_.find(part_work(part, model_, layout_, kind))) {
+  if (const auto measured = measured_.find([&] { return part_work(part, model_, layout_, kind); })) {
     duration = measured->duration;
     used_.add(kind, source_of(measured->interpolated));
   } else {
@@ -239,10 +239,12 @@ void Recipes::take_measured_layer(const PartGroup& group, std::uint64_t layer, P
        {WorkKind::backward_input, &pieces.backward_input},
        {WorkKind::backward_weight, &pieces.backward_weight},
        {WorkKind::backward, &pieces.backward}}};
-  for (const auto& [kind, segments] : ops) {
+  for (const auto& op : ops) {
+    const WorkKind kind = op.first;
+    std::vector<Segment>* segments = op.second;
     // A measured layer is one device's: its collectives are not in it.
     if (!communicates(*segments)) {
-      if (const auto measured = measured_.find(layer_work(model_, layout_, layer, kind))) {
+      if (const auto measured = measured_.find([&] { return layer_work(model_, layout_, layer, kind); })) {
         scale_to(*segments, measured->duration);
         used_.set(kind, source_of(measured->interpolated));
         layers_[group.name] = std::max(layers_[group.name], used_.of(kind));
@@ -355,9 +357,10 @@ void Recipes::fill(Stage stage, StageCost& cost) {
                                                          {WorkKind::backward_input, &cost.backward_input},
                                                          {WorkKind::backward_weight, &cost.backward_weight},
                                                          {WorkKind::backward, &cost.backward}}};
-  for (const auto& [kind, op] : ops) {
+  for (const auto& [of, op] : ops) {
+    const WorkKind kind = of;
     if (communicates(op->recipe)) continue;
-    if (const auto measured = measured_.find(stage_work(model_, layout_, stage, kind))) {
+    if (const auto measured = measured_.find([&] { return stage_work(model_, layout_, stage, kind); })) {
       scale_to(op->recipe, measured->duration);
       of_stage.set(kind, source_of(measured->interpolated));
     }

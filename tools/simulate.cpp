@@ -106,8 +106,11 @@ int run(const Options& options, Console& console) {
   }
   if (!options.trace.empty()) {
     warn_of_large_trace(console, prediction.timeline);
+    TraceOptions trace;
+    for (const Crossing& crossing : crossed)
+      trace.marks.push_back({crossing.rank, crossing.time, "out of memory"});
     write_output(console, options.trace, [&](std::ostream& out) {
-      write_chrome_trace(out, {{prediction.timeline, &prediction.memory, ""}});
+      write_chrome_trace(out, {{prediction.timeline, &prediction.memory, ""}}, trace);
     });
   }
   if (!options.timeline.empty()) {

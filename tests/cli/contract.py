@@ -127,7 +127,13 @@ class Contract(unittest.TestCase):
         fits = data(*step, *recompute["change"].split(), "--json")
         self.assertEqual(fits["step_time_ns"], recompute["step_time_ns"])
         self.assertEqual(max(rank["peak_bytes"] for rank in fits["ranks"]), recompute["peak_bytes"])
-        text = run(*step)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "trace.json")
+            text = run(*step, "--trace", path)
+            with open(path) as trace:
+                marks = [event for event in json.load(trace)["traceEvents"] if event["ph"] == "i"]
+        self.assertEqual([event["name"] for event in marks], ["out of memory"] * len(crossed))
+        self.assertAlmostEqual(marks[0]["ts"], crossed[0]["time_ns"] / 1000, 2)
         self.assertEqual(text.returncode, 1)
         self.assertIn("crosses it at 0F", text.stdout)
         self.assertIn(recompute["change"], text.stdout)

@@ -292,12 +292,12 @@ TEST(ChromeTrace, SetsPredictedAndMeasuredSideBySide) {
 
 TEST(ChromeTrace, KeepsOnlyTheRanksAskedFor) {
   const Timeline timeline = test::timeline_of(one_f_one_b(), {.message = 1}, Duration{1'000});
-  const std::string text = trace({{timeline, nullptr, ""}}, {.ranks = {Rank{1}}});
+  const std::string text = trace({{timeline, nullptr, ""}}, {.ranks = {Rank{1}}, .marks = {}});
   expect_well_formed(text);
   const Json json = Json::parse(text);
   for (const Json& event : json["traceEvents"]) EXPECT_EQ(event["pid"], 1);
   EXPECT_EQ(events(json, "s").size(), 0);
-  EXPECT_THROW(trace({{timeline, nullptr, ""}}, {.ranks = {Rank{2}}}), BadInput);
+  EXPECT_THROW(trace({{timeline, nullptr, ""}}, {.ranks = {Rank{2}}, .marks = {}}), BadInput);
 }
 
 TEST(ChromeTrace, LeavesOutWhatTakesNoTime) {

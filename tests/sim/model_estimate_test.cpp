@@ -4,7 +4,10 @@
 #include "sim/overlap.hpp"
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace plumb {
@@ -154,6 +157,30 @@ TEST(ModelEstimate, MemoryEffectsGiveBackAllThatForwardKeeps) {
                      stage.backward_input.memory.at_end;
   EXPECT_EQ(left + stage.backward_weight.memory.at_end, Bytes{});
   EXPECT_GT(left, Bytes{}) << "the weight gradients' operands";
+}
+
+// Five layers on five stages, all but the second with experts: stages 2 and 3 are alike.
+TEST(ModelEstimate, StagesThatAreAlikeCostAlikeAndOthersDoNot) {
+  ModelShape model = small_gpt();
+  model.layers = 5;
+  model.experts.emplace();
+  model.experts->routed = 8;
+  model.experts->per_token = 2;
+  model.experts->ffn = 512;
+  model.experts->in_layer = {true, false, true, true, true};
+  const CostModel cost = estimate(round_device(), model, layout_of(model, {5, 1, 1, 1}));
+  const auto names = [&](std::size_t stage) {
+    std::vector<std::string> out;
+    for (const Segment& segment : cost.stages[stage].forward.recipe) out.push_back(segment.name);
+    return out;
+  };
+  EXPECT_EQ(cost.stages[2], cost.stages[3]);
+  EXPECT_NE(names(1), names(2));
+  EXPECT_THAT(names(1), testing::Not(testing::Contains("router")));
+  EXPECT_THAT(names(2), testing::Contains("router"));
+  EXPECT_THAT(names(4), testing::Contains("head"));
+  EXPECT_GT(cost.stages[3].activation_message, Bytes{});
+  EXPECT_EQ(cost.stages[4].activation_message, Bytes{});
 }
 
 TEST(ModelEstimate, EveryFigureSaysWhereItIsFrom) {
