@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <optional>
+#include <span>
 
 #include <fmt/format.h>
 
@@ -249,11 +250,13 @@ std::string memory_text(const std::vector<Crossing>& crossed, const std::vector<
       "\nOut of memory: {} than {} a device.\n",
       crossed.size() == 1 ? "1 rank needs more" : fmt::format("{} ranks need more", crossed.size()),
       to_text(limit));
-  for (const Crossing& crossing : crossed) {
+  constexpr std::size_t shown = 8;
+  for (const Crossing& crossing : std::span(crossed).first(std::min(shown, crossed.size()))) {
     out += fmt::format("  rank {:<4} crosses it at {} ({} after the step began) and peaks at {}\n",
                        crossing.rank.value, to_string(crossing.action), to_text(crossing.time - TimePoint{}),
                        to_text(crossing.peak));
   }
+  if (crossed.size() > shown) out += fmt::format("  and {} more ranks\n", crossed.size() - shown);
   if (remedies.empty()) return out + "No single change fits: more devices, or a smaller model.\n";
   out += "What fits, the fastest first:\n";
   for (const Remedy& remedy : remedies) {
