@@ -138,7 +138,8 @@ Calibration parse_calibration(std::string_view content, std::string_view where) 
                    "transfers",
                    "slowdowns",
                    "memory",
-                   "missing"});
+                   "missing",
+                   "algorithms"});
   Calibration calibration;
   calibration.name = root.required("name").text();
   if (const auto about = root.member("about")) calibration.about = about->text();
@@ -191,6 +192,9 @@ Calibration parse_calibration(std::string_view content, std::string_view where) 
       }
       calibration.sources[key] = kind;
     }
+  }
+  if (const auto algorithms = root.member("algorithms")) {
+    for (const auto& [shape, code] : algorithms->members()) calibration.algorithms[shape] = code.text();
   }
   const auto each = [&](const char* key, const auto& read, auto& into) {
     if (const auto list = root.member(key)) {
@@ -263,6 +267,13 @@ void write_calibration(std::ostream& out, const Calibration& calibration) {
           fmt::format("{}{}: {}", sources.empty() ? "" : ", ", json_quoted(figure), json_quoted(source));
     }
     member("sources", "{" + sources + "}");
+  }
+  if (!calibration.algorithms.empty()) {
+    std::string lines;
+    for (const auto& [shape, code] : calibration.algorithms) {
+      lines += fmt::format("{}\n  {}: {}", lines.empty() ? "" : ",", json_quoted(shape), json_quoted(code));
+    }
+    member("algorithms", "{" + lines + "\n }");
   }
   const auto list = [&](std::string_view key, const auto& entries, const auto& json) {
     if (entries.empty()) return;

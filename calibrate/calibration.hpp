@@ -41,6 +41,10 @@ struct Calibration {
 
   std::map<std::string, std::string> sources;  // figure -> measured | interpolated | estimated | assumed
 
+  /// How each shape of matrix product was computed, in the runtime's own words: what runs later by other
+  /// choices was not measured here.
+  std::map<std::string, std::string> algorithms;
+
   // The measurements themselves.
   std::vector<TimedWork> work;
   std::vector<TransferSeries> transfers;

@@ -7,6 +7,7 @@
 #include "schedules/model/model_shape.hpp"
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +21,9 @@ struct CalibrationRequest {
   Layout layout;  // one stage a rank
   std::uint32_t ranks = 1;
   std::string transport = "local";
+  /// Choices of an earlier calibration, to be made again (Calibration::algorithms); what is not there is
+  /// chosen anew.
+  std::map<std::string, std::string> algorithms;
 };
 
 class Measurer {
@@ -32,6 +36,8 @@ class Measurer {
 
   /// But for tool, argv and environment, which are the program's.
   virtual Provenance provenance() const = 0;
+  /// How matrix products are computed, those of the request included.
+  virtual std::map<std::string, std::string> algorithms() const { return {}; }
   /// What a rank has, its neighbours being busy.
   virtual Setting setting() const = 0;
   /// Pairs of ranks between which messages differ: one a link kind where all of a kind are alike.
@@ -43,6 +49,10 @@ class Measurer {
   /// (then TimedWork::rank is set). Throws DeviceError.
   virtual std::vector<Measurement> measure(const Target& target, const StoppingRule& rule) = 0;
 };
+
+/// Throws DeviceError, in one sentence, where make_measurer would for every request of this transport; cheap,
+/// and asked before processes are started.
+void require_measurer(const std::string& transport);
 
 /// Of this build: throws DeviceError, in one sentence, where it was made without CUDA or there is no GPU.
 std::unique_ptr<Measurer> make_measurer(const CalibrationRequest& request);

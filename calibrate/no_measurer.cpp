@@ -4,11 +4,16 @@
 
 namespace plumb {
 
-std::unique_ptr<Measurer> make_measurer(const CalibrationRequest&) {
+void require_measurer(const std::string&) {
   throw DeviceError(
       "this plumb was built without CUDA, so it measures nothing; build it with the preset `cuda` where "
       "there is a GPU, "
       "or read PyTorch profiles with --kineto");
+}
+
+std::unique_ptr<Measurer> make_measurer(const CalibrationRequest& request) {
+  require_measurer(request.transport);
+  return nullptr;
 }
 
 }  // namespace plumb

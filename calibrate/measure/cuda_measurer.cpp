@@ -55,7 +55,9 @@ Layout layout_of_one_layer(const ModelShape& model, const Layout& layout, std::u
 class LocalMeasurer final : public Measurer {
  public:
   explicit LocalMeasurer(const CalibrationRequest& request)
-      : request_(request), info_(device::device_info()) {
+      : request_(request),
+        info_(device::device_info()),
+        algorithms_(layers::ProductAlgorithms::from_text(request.algorithms)) {
     if (request.layout.stages.empty()) throw BadInput("calibrate", "the layout has no stages");
     if (request.ranks > 1) shares_ = device::partition(request.ranks);
     setting_.share = request.ranks > 1 ? Share::partition : Share::whole_gpu;
@@ -102,10 +104,11 @@ class LocalMeasurer final : public Measurer {
     p.cublas = info_.cublas;
     p.most_sm_clock_mhz = sampler_.clock().most_mhz();
     p.memory_clock_mhz = sampler_.clock().memory_mhz();
-    // By these a run does what was measured.
-    for (const auto& [shape, code] : algorithms_.to_text()) p.notes["product " + shape] = code;
     return p;
   }
+
+  // By these a run does what was measured.
+  std::map<std::string, std::string> algorithms() const override { return algorithms_.to_text(); }
 
   Setting setting() const override { return setting_; }
 
@@ -328,11 +331,15 @@ class LocalMeasurer final : public Measurer {
 
 }  // namespace
 
-std::unique_ptr<Measurer> make_measurer(const CalibrationRequest& request) {
+void require_measurer(const std::string& transport) {
   device::require_device();
-  if (request.transport != "local") {
+  if (transport != "local") {
     throw DeviceError("this build measures ranks of one process (--transport local), not NCCL's");
   }
+}
+
+std::unique_ptr<Measurer> make_measurer(const CalibrationRequest& request) {
+  require_measurer(request.transport);
   return std::make_unique<LocalMeasurer>(request);
 }
 

@@ -115,6 +115,7 @@ Calibration measured() {
   memory.workspace[WorkKind::backward] = {32'768};
   add(calibration, {memory, {}});
   calibration.missing = {"something else"};
+  calibration.algorithms = {{"forward 4096x8192x2048 bf16", "00ff"}};
   derive_layer(calibration);
   return calibration;
 }
