@@ -5,6 +5,7 @@
 #include "calibrate/lookup.hpp"
 #include "calibrate/measurer.hpp"
 #include "calibrate/session.hpp"
+#include "runtime/bootstrap/launcher.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/json_document.hpp"
 #include "schedules/ir/schedule_file.hpp"
@@ -14,6 +15,7 @@
 #include "tools/model_options.hpp"
 #include "tools/options.hpp"
 #include "tools/origin.hpp"
+#include "tools/rank_processes.hpp"
 #include "tools/render/calibration_report.hpp"
 #include "tools/render/report_tables.hpp"
 
@@ -27,6 +29,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ostream.h>
+#include <unistd.h>
 
 namespace plumb::tools {
 namespace {
@@ -38,6 +41,7 @@ struct Options {
   std::string budget = "2s";
   double precision_percent = 1;
   std::string name;
+  std::string algorithms;
   bool resume = false;
 
   std::string show;
@@ -86,18 +90,18 @@ void describe(Calibration& calibration, const CalibrationRequest& request, const
   calibration.gradient_bytes_per_layer = {bytes.gradients.count / static_cast<std::int64_t>(layers)};
 }
 
-Calibration begin_or_resume(const Options& options, const Provenance& here) {
-  Calibration calibration;
-  calibration.provenance = here;
+/// What --out holds already, with --resume; otherwise nothing.
+Calibration load_begun(const Options& options) {
   std::error_code error;
-  if (!options.resume || !std::filesystem::exists(options.out, error)) return calibration;
-  calibration = parse_calibration(read_input(options.out), options.out);
+  if (!options.resume || !std::filesystem::exists(options.out, error)) return {};
+  return parse_calibration(read_input(options.out), options.out);
+}
+
+void check_same_machine(const Options& options, const Calibration& calibration, const Provenance& here) {
   const std::string why = why_not_resume(calibration.provenance, here);
   if (!why.empty() && !options.force) {
     throw BadInput(options.out, fmt::format("is not continued here: {}; --force does it all the same", why));
   }
-  calibration.provenance = here;
-  return calibration;
 }
 
 void set_clocks(Provenance& provenance, std::vector<std::uint32_t>& clocks) {
@@ -123,13 +127,25 @@ int measure(const Options& options, Console& console) {
   rule.relative_width = options.precision_percent / 100;
   rule.budget = parse_duration(options.budget, "--budget");
 
+  Calibration calibration = load_begun(options);
+  request.algorithms = calibration.algorithms;
+  if (!options.algorithms.empty()) request.algorithms.merge(load_calibration(options.algorithms).algorithms);
+  require_measurer(request.transport);
+  if (request.transport == "nccl" && request.ranks > 1) {
+    const Placement placement = discover({}, process_environment(), getppid());
+    if (const auto code = run_own_ranks_unless_launched(request.ranks, placement)) return *code;
+  }
+  // Of several ranks all see Ctrl-C, and the one that leads decides.
+  const InterruptWish wish;
   const std::unique_ptr<Measurer> measurer = make_measurer(request);
   if (!measurer->leads()) {
     measurer->serve();
     return 0;
   }
   print_warnings(console, config);
-  Calibration calibration = begin_or_resume(options, provenance_of(*measurer));
+  const Provenance here = provenance_of(*measurer);
+  check_same_machine(options, calibration, here);
+  calibration.provenance = here;
   const std::vector<Target> targets = plan_targets(request, *measurer);
   describe(calibration, request, options);
 
@@ -142,12 +158,12 @@ int measure(const Options& options, Console& console) {
   };
   const auto save = [&] {
     set_clocks(calibration.provenance, clocks);
+    calibration.algorithms = measurer->algorithms();
     write_output(console, options.out, [&](std::ostream& out) { write_calibration(out, calibration); });
   };
   const Duration begun = now();
   Duration saved = begun;
   std::size_t measured = 0;
-  const InterruptWish wish;
   SessionHooks hooks;
   hooks.now = now;
   hooks.interrupted = [&] { return wish.asked().load(); };
@@ -353,6 +369,11 @@ Command calibrate_command(CLI::App& app) {
       ->type_name("TIME")
       ->capture_default_str();
   command->add_option("--name", options->name, "The calibration's name in its file");
+  command
+      ->add_option(
+          "--algorithms", options->algorithms,
+          "Compute matrix products as this calibration did, so that two can be compared [the fastest of now]")
+      ->type_name("NAME|FILE");
   command->add_flag("--resume", options->resume, "Go on where --out ends");
   command->add_option("--show", options->show, "Print what a calibration holds, as tables")
       ->type_name("NAME|FILE");
