@@ -301,7 +301,8 @@ void print_text(std::ostream& out, const Job& job, const SearchResult& result) {
              job.calibration ? "measured where there are measurements, else estimated"
                              : "estimated from the data sheet");
   if (result.interrupted) out << "interrupted: the best of what had been looked at\n";
-  out << "\nthe fastest plans:\n\n" << to_text(table_of(result, shown.best, experts));
+  out << "\nthe fastest plans (a few percent apart is level: no cost is known better):\n\n"
+      << to_text(table_of(result, shown.best, experts));
   if (!shown.schedules.empty()) {
     out << "\nthe fastest of each other schedule:\n\n" << to_text(table_of(result, shown.schedules, experts));
   }

@@ -36,7 +36,7 @@ struct Candidate {
   std::uint32_t cut = 0;
   std::uint32_t schedule = 0;  // index into the schedules swept
   Shape shape;
-  std::uint32_t variant = 0;  // which way of cutting the stages, see counts_for
+  std::vector<std::uint16_t> counts;  // pieces of each stage
   Duration least_time;
   Bytes least_memory;
 };
@@ -302,9 +302,9 @@ class Search {
         auto& counts = known[outline.ranks];
         if (counts.empty()) counts = counts_for(p * chunks, outline, *sums);
         std::optional<Candidate> closest;
-        for (std::uint32_t variant = 0; variant < counts.size(); ++variant) {
-          bound_stages(counts[variant], outline, *sums, candidate);
-          candidate.variant = variant;
+        for (const std::vector<std::size_t>& variant : counts) {
+          bound_stages(variant, outline, *sums, candidate);
+          candidate.counts.assign(variant.begin(), variant.end());
           if (candidate.least_memory <= request_.memory) candidates.push_back(candidate);
           if (!closest || candidate.least_memory < closest->least_memory) closest = candidate;
         }
@@ -360,12 +360,9 @@ class Search {
     candidate.least_time = least_step_time(outline, candidate.shape.microbatches, least, cost, reduced);
   }
 
-  Layout layout_for(const Candidate& candidate) {
-    const Cut& cut = cuts_[candidate.cut];
-    const PieceSums sums = sums_of(cut);
-    const Outline& outline = outlines_.of(*schedules_[candidate.schedule], candidate.shape);
-    const std::uint32_t stages = cut.parallelism.pipeline * *candidate.shape.chunks;
-    return layout_of(cut, stages_of_pieces(pieces_, counts_for(stages, outline, sums)[candidate.variant]));
+  Layout layout_for(const Candidate& candidate) const {
+    const std::vector<std::size_t> counts(candidate.counts.begin(), candidate.counts.end());
+    return layout_of(cuts_[candidate.cut], stages_of_pieces(pieces_, counts));
   }
 
   struct Simulated {
