@@ -8,15 +8,23 @@ namespace plumb::measure {
 namespace {
 constexpr int few_runs = 3;
 constexpr Duration settling{400'000'000};
-constexpr Duration least_gate{25'000};  // for the clock to be read
+// Where the load has hardly ceased since the last measurement.
+constexpr Duration settling_again{100'000'000};
+constexpr Duration hardly{50'000'000};
+constexpr Duration observing{300'000'000};  // several swings of the power limit's control
+constexpr Duration least_gate{60'000};      // for the clock to be read to a per cent or two
 
 Duration since(std::chrono::steady_clock::time_point begin) {
   return {std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count()};
 }
 }  // namespace
 
+bool Sampler::still_warm() const { return loaded_until_ && since(*loaded_until_) < hardly; }
+
 Sampled Sampler::sample(const Timed& timed, WarmUp warm_up, const StoppingRule& rule) {
   const auto begun = std::chrono::steady_clock::now();
+  const bool under_load = warm_up == WarmUp::until_the_clock_settles;
+  const Duration warming = !under_load ? Duration{} : still_warm() ? settling_again : settling;
   auto warmed_up = begun;
   Sampled result;
   std::vector<Duration> launches;
@@ -29,15 +37,18 @@ Sampled Sampler::sample(const Timed& timed, WarmUp warm_up, const StoppingRule& 
     }
     gate_.open();
     timed.end.synchronize();
-    if (run < few_runs || (warm_up == WarmUp::until_the_clock_settles && since(begun) < settling)) continue;
+    if (run < few_runs || since(begun) < warming) continue;
     if (result.set.samples().empty()) warmed_up = std::chrono::steady_clock::now();
     launches.push_back(launch);
     result.set.add({device::between(timed.begin, timed.end), gate_.clock_mhz()});
-    if (result.set.verdict(rule, since(warmed_up)) != Verdict::go_on) break;
+    const Verdict verdict = result.set.verdict(rule, since(warmed_up));
+    const bool long_enough = !under_load || since(warmed_up) >= std::min(observing, rule.budget);
+    if (verdict == Verdict::most_samples || (verdict != Verdict::go_on && long_enough)) break;
   }
   const auto middle = launches.begin() + static_cast<std::ptrdiff_t>(launches.size() / 2);
   std::nth_element(launches.begin(), middle, launches.end());
   result.host_launch = *middle;
+  if (under_load) loaded_until_ = std::chrono::steady_clock::now();
   return result;
 }
 

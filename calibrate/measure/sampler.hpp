@@ -7,8 +7,10 @@
 #include "runtime/device/stream.hpp"
 #include "schedules/ir/units.hpp"
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 namespace plumb::measure {
 
@@ -37,8 +39,12 @@ class Sampler {
   const device::ClockReader& clock() const { return clock_; }
 
  private:
+  bool still_warm() const;
+
   Gate gate_;
   device::ClockReader clock_;
+  std::optional<std::chrono::steady_clock::time_point>
+      loaded_until_;  // the end of the last measurement under load
 };
 
 }  // namespace plumb::measure

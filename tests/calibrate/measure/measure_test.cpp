@@ -1,0 +1,151 @@
+// Measuring on a GPU: the gate, the sampler, and a whole measurer at sizes that take no time.
+#include "calibrate/measure/background.hpp"
+#include "calibrate/measure/gate.hpp"
+#include "calibrate/measure/sampler.hpp"
+#include "calibrate/measurer.hpp"
+#include "calibrate/session.hpp"
+#include "calibrate/work.hpp"
+#include "runtime/device/buffer.hpp"
+#include "runtime/device/device_info.hpp"
+#include "runtime/device/event.hpp"
+#include "runtime/device/stream.hpp"
+#include "schedules/ir/error.hpp"
+#include "schedules/model/layer_costs.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <variant>
+
+#include <gtest/gtest.h>
+
+namespace plumb::measure {
+namespace {
+
+using device::Event;
+using device::EventKind;
+using device::Stream;
+
+TEST(Gate, HoldsAStreamUntilItIsOpenedAndReadsTheClock) {
+  const Stream stream;
+  const Event event;
+  Gate gate;
+  gate.close(stream);
+  event.record(stream);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_FALSE(event.happened());
+  gate.open();
+  event.synchronize();
+  stream.synchronize();
+  // An H200's multiprocessors run at no more than 1980 MHz; an idle GPU's begin low and are raised as it
+  // works.
+  EXPECT_GT(gate.clock_mhz(), 100U);
+  EXPECT_LE(gate.clock_mhz(), device::ClockReader().most_mhz() * 11 / 10);
+}
+
+TEST(Background, KeepsAStreamBusyUntilItIsDestroyed) {
+  const Stream stream;
+  const device::Buffer buffer(Bytes{64 << 20});
+  std::atomic<int> launches = 0;
+  {
+    const Background busy(stream, [&] {
+      device::fill(stream, buffer.data(), 1, std::size_t{64} << 20);
+      ++launches;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  // 64 MB at 5 TB/s take 13 us: many in 100 ms, but never more than the device has done and three.
+  EXPECT_GT(launches, 50);
+  const int after = launches;
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(launches, after);
+}
+
+TEST(Sampler, StopsAtTheRuleAndTimesWhatItIsGiven) {
+  const Stream stream;
+  const device::Buffer buffer(Bytes{256 << 20});
+  const Event begin(EventKind::timing);
+  const Event end(EventKind::timing);
+  Sampler sampler;
+  const auto sample = [&](int times) {
+    return sampler.sample({stream, begin, end,
+                           [&] {
+                             begin.record(stream);
+                             for (int i = 0; i < times; ++i) {
+                               device::fill(stream, buffer.data(), i, std::size_t{256} << 20);
+                             }
+                             end.record(stream);
+                           }},
+                          WarmUp::a_few_runs, {0.05, 11, 200, Duration{500'000'000}});
+  };
+  const double once = static_cast<double>(sample(1).set.summary().median.ns);
+  const double five = static_cast<double>(sample(5).set.summary().median.ns);
+  EXPECT_NEAR(five / once, 5, 0.5);
+}
+
+CalibrationRequest small_request(std::uint32_t ranks) {
+  CalibrationRequest request;
+  request.ranks = ranks;
+  request.model.hidden = 256;
+  request.model.layers = 4;
+  request.model.ffn = 512;
+  request.model.vocab = 1024;
+  request.model.attention.heads = request.model.attention.key_value_heads = 4;
+  request.model.attention.head_dim = 64;
+  request.layout.sequence = 256;
+  request.layout.parallelism.pipeline = ranks;
+  request.layout.stages = even_stages(request.model, ranks);
+  return request;
+}
+
+TEST(LocalMeasurer, MeasuresEverythingThatItPlans) {
+  const CalibrationRequest request = small_request(2);
+  const auto measurer = make_measurer(request);
+  EXPECT_EQ(measurer->setting().of, 2U);
+  EXPECT_TRUE(measurer->setting().others_busy);
+  const StoppingRule rule{0.2, 6, 20, Duration{5'000'000}};
+  bool work = false, hop = false, slowdown = false, memory = false;
+  for (const Target& target : plan_targets(request, *measurer)) {
+    const auto measured = measurer->measure(target, rule);
+    ASSERT_EQ(measured.size(), 1U) << to_string(target);
+    EXPECT_EQ(target_of(measured[0]), target) << to_string(target);
+    const auto& figures = measured[0].figures;
+    if (const auto* one = std::get_if<TimedWork>(&figures)) {
+      work = true;
+      EXPECT_GT(one->time.median, Duration{1'000}) << to_string(target);
+      EXPECT_TRUE(one->host_launch.has_value());
+    } else if (const auto* transfer = std::get_if<Transfer>(&figures)) {
+      hop = hop || transfer->key.kind == TransferKind::hop;
+      EXPECT_GT(transfer->point.time.median, Duration{500}) << to_string(target);
+      EXPECT_LT(transfer->point.time.median, Duration{5'000'000}) << to_string(target);
+    } else if (std::holds_alternative<Slowdown>(figures)) {
+      slowdown = true;
+    } else {
+      memory = true;
+    }
+  }
+  EXPECT_TRUE(work && hop && slowdown && memory);
+}
+
+TEST(LocalMeasurer, ItsMemoryIsWhatTheFormulasSay) {
+  const CalibrationRequest request = small_request(1);
+  const auto measurer = make_measurer(request);
+  const MemoryTarget target{stage_work(request.model, request.layout, Stage{0}, WorkKind::forward)};
+  ASSERT_TRUE(measurer->can_measure(target));
+  const auto memory = std::get<MeasuredMemory>(measurer->measure(target, {})[0].figures);
+  const StageBytes formula = stage_bytes(request.model, request.layout, Stage{0});
+  EXPECT_EQ(memory.weights, formula.weights);
+  EXPECT_EQ(memory.gradients, formula.gradients);
+  EXPECT_EQ(memory.kept_by_forward, formula.kept_by_forward);
+  EXPECT_EQ(memory.freed_by_backward_input, formula.freed_by_backward_input);
+  EXPECT_EQ(memory.added_by_backward_input, formula.added_by_backward_input);
+}
+
+TEST(LocalMeasurer, RefusesWhatItHasNoTransportFor) {
+  CalibrationRequest request = small_request(1);
+  request.transport = "nccl";
+  EXPECT_THROW(make_measurer(request), DeviceError);
+}
+
+}  // namespace
+}  // namespace plumb::measure
