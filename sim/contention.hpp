@@ -2,7 +2,6 @@
 #pragma once
 #include "schedules/ir/cost_model.hpp"
 #include "schedules/ir/execution_options.hpp"
-#include "schedules/ir/lower.hpp"
 #include "sim/program.hpp"
 
 #include <cstdint>
@@ -29,7 +28,7 @@ void run_exclusive(Program& program, const Dag& dag, const ExecutionOptions& opt
 /// as a whole, at that of the most slowed segment of both recipes. A message goes at the pace that the more
 /// disturbing of the actions on its two ranks leaves it; an action is slowed once however many messages are
 /// on their way at its rank.
-PhaseTimes run_slowed(Program& program, const Dag& dag, const LoweredSchedule& schedule,
-                      const CostModel& cost, const ExecutionOptions& options);
+PhaseTimes run_slowed(Program& program, const Dag& dag, const CostModel& cost,
+                      const ExecutionOptions& options);
 
 }  // namespace plumb

@@ -18,6 +18,7 @@ class LinkRun {
         shared_(options.links_are_shared || options.duplex == Duplex::half),
         free_(program.links, 0),
         ranks_(dag.ranks()),
+        order_(dag.ranks()),
         queue_(dag.ranks()) {}
 
   void run() {
@@ -27,9 +28,8 @@ class LinkRun {
       ranks_[r].action = dag_.rank_begin[r];
     }
     for (std::uint32_t r = 0; r < ranks_.size(); ++r) advance(r, 0);
-    while (queue_.next().time < EventQueue::never) {
-      const EventQueue::Event event = queue_.next();
-      handle(event.actor, event.time);
+    while (queue_.next() != EventOrder::never) {
+      handle(order_.actor(queue_.next()), order_.time(queue_.next()));
     }
     for (const RankState& rank : ranks_) PLUMB_CHECK(rank.item == rank.item_end);
   }
@@ -55,7 +55,7 @@ class LinkRun {
       case Phase::until_early_send:
         post_send(program_.items[rank.item + 1].message(), now);
         rank.phase = Phase::until_end;
-        queue_.set(r, program_.actions[rank.action].end);
+        set_event(r, program_.actions[rank.action].end);
         return;
       case Phase::until_end:
         ++rank.action;
@@ -126,7 +126,7 @@ class LinkRun {
       start(r);
     } else {
       rank.phase = Phase::until_group;
-      queue_.set(r, end);
+      set_event(r, end);
     }
   }
 
@@ -156,7 +156,7 @@ class LinkRun {
         event += dag_.lags[dag_.messages[next.message()].early];
       }
     }
-    queue_.set(r, event);
+    set_event(r, event);
     program_.prefetch(rank.item + 1, rank.action + 1);
   }
 
@@ -195,11 +195,14 @@ class LinkRun {
     if (--rank.group_open == 0) leave_group(r);
   }
 
+  void set_event(std::uint32_t r, std::int64_t time) { queue_.set(r, order_.place(time, r)); }
+
   Program& program_;
   const Dag& dag_;
   bool shared_;
   std::vector<std::int64_t> free_;  // [link] when its last transfer ends
   std::vector<RankState> ranks_;
+  EventOrder order_;
   EventQueue queue_;
 };
 

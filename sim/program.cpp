@@ -33,6 +33,35 @@ class Links {
   std::size_t turn_ = 0;
 };
 
+// Numbers the recipes: those of single ops by stage and kind, behind them the pairs in the order in which
+// they are first met.
+class Recipes {
+ public:
+  Recipes(std::size_t stages, std::vector<plumb::Action>& pairs)
+      : stages_(static_cast<std::uint32_t>(stages)), pairs_(pairs) {}
+  std::uint32_t operator()(const plumb::Action& action) {
+    if (action.is_pair()) return 4 * stages_ + pair(action);
+    return (stages_ == 1 ? 0 : 4 * action.first().stage.value) +
+           static_cast<std::uint32_t>(action.first().kind);
+  }
+
+ private:
+  std::uint32_t pair(const plumb::Action& action) {
+    const std::uint64_t key = (std::uint64_t{action.first().stage.value} << 32) | action.second().stage.value;
+    if (key == last_key_) return last_;
+    const auto [found, added] = numbers_.try_emplace(key, static_cast<std::uint32_t>(pairs_.size()));
+    if (added) pairs_.push_back(action);
+    last_key_ = key;
+    return last_ = found->second;
+  }
+
+  std::uint32_t stages_;  // with costs of their own
+  std::vector<plumb::Action>& pairs_;
+  std::unordered_map<std::uint64_t, std::uint32_t> numbers_;
+  std::uint64_t last_key_ = ~0ull;
+  std::uint32_t last_ = 0;
+};
+
 }  // namespace
 
 Program compile(const LoweredSchedule& schedule, const Dag& dag, const ExecutionOptions& options) {
@@ -44,6 +73,7 @@ Program compile(const LoweredSchedule& schedule, const Dag& dag, const Execution
   for (const LoweredRank& rank : schedule.per_rank) items += rank.steps.size() + 2 * rank.messages.size();
   program.items.reserve(items);
   Links links(options.duplex);
+  Recipes recipes(dag.alone.size(), program.pairs);
   const auto push = [&](Program::Kind kind, std::uint32_t message) {
     program.items.push_back({(static_cast<std::uint32_t>(kind) << 28) | message});
   };
@@ -52,12 +82,14 @@ Program compile(const LoweredSchedule& schedule, const Dag& dag, const Execution
     program.item_begin.push_back(static_cast<std::uint32_t>(program.items.size()));
     std::uint32_t node = dag.rank_begin[r];
     std::uint32_t sent = dag.message_begin[r];
+    bool behind_wait = false;  // since the last action
     for (const Step& step : rank.steps) {
-      if (std::holds_alternative<plumb::Action>(step)) {
+      if (const auto* action = std::get_if<plumb::Action>(&step)) {
         Program::Action& made = program.actions[node];
         made.duration = dag.nodes[node].duration;
         made.input = dag.inputs[node];
-        push(Program::Kind::action, 0);
+        push(Program::Kind::action, recipes(*action));
+        behind_wait = false;
         ++node;
       } else if (const auto* batch = std::get_if<CommBatch>(&step)) {
         const bool waits = batch->waited_together;
@@ -75,12 +107,14 @@ Program compile(const LoweredSchedule& schedule, const Dag& dag, const Execution
             made.early = dag.lags[dag.messages[m].early] < 0 && !waits;
           } else {
             made.meets = waits;
+            if (!waits && !behind_wait) continue;
           }
           push(send ? (waits ? Program::Kind::group_send : Program::Kind::send)
                     : (waits ? Program::Kind::group_receive : Program::Kind::receive),
                m);
         }
         if (waits) push(Program::Kind::wait, 0);
+        behind_wait |= waits;
       }
     }
   }

@@ -12,12 +12,16 @@ namespace plumb {
 
 struct Program {
   /// Items of a rank's list: an action, a message launched where it stands, or a group of messages and the
-  /// place where the rank waits for all of them.
+  /// place where the rank waits for all of them. A receive that is launched as its action ends keeps nobody
+  /// and begins nothing, so it has no item: Dag::Message says when it was posted.
   enum class Kind : std::uint32_t { action, send, receive, group_send, group_receive, wait };
   struct Item {
     std::uint32_t code;
     Kind kind() const { return static_cast<Kind>(code >> 28); }
     std::uint32_t message() const { return code & 0x0fffffff; }
+    /// Of an action: 4 * stage + kind (stage 0 where all cost the same), or behind those the number of a
+    /// pair.
+    std::uint32_t recipe() const { return code & 0x0fffffff; }
   };
 
   static constexpr std::int64_t unknown = -1;
@@ -45,8 +49,11 @@ struct Program {
 
   std::vector<std::uint32_t> item_begin;  // [rank], one more at the end
   std::vector<Item> items;
-  std::vector<Action> actions;    // numbered like Dag::nodes
-  std::vector<Message> messages;  // numbered like Dag::messages
+  std::vector<Action> actions;       // numbered like Dag::nodes
+  std::vector<Message> messages;     // numbered like Dag::messages
+  std::vector<plumb::Action> pairs;  // one of each two stages that overlap somewhere, as recipes number them
+  std::uint32_t links = 0;  // directed pairs of ranks that exchange messages; undirected under half duplex
+
   /// Fetches what a rank needs when its next action is over: by then the other ranks' events have pushed it
   /// out of the nearest caches.
   void prefetch(std::uint32_t next_item, std::uint32_t next_action) const {
@@ -60,8 +67,6 @@ struct Program {
       }
     }
   }
-
-  std::uint32_t links = 0;  // directed pairs of ranks that exchange messages; undirected under half duplex
 };
 
 Program compile(const LoweredSchedule& schedule, const Dag& dag, const ExecutionOptions& options);

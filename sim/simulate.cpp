@@ -42,12 +42,13 @@ class ReplayedTimes {
 // Times of an event-driven run.
 class RunTimes {
  public:
-  RunTimes(const Program& program, const PhaseTimes& phases) : program_(program), phases_(phases) {}
+  RunTimes(const Dag& dag, const Program& program, const PhaseTimes& phases)
+      : dag_(dag), program_(program), phases_(phases) {}
   std::int64_t begin(std::uint32_t node) const { return program_.actions[node].begin; }
   std::int64_t end(std::uint32_t node) const { return program_.actions[node].end; }
   MessageTimes message(std::uint32_t m) const {
     const Program::Message& message = program_.messages[m];
-    return {message.send_ready, message.receive_posted, message.begin, message.end};
+    return {message.send_ready, posted(m, message), message.begin, message.end};
   }
   // When the action got as far as it would be at `x` after its begin with nothing beside it.
   std::int64_t reached(std::uint32_t node, std::int64_t x) const {
@@ -63,6 +64,14 @@ class RunTimes {
   }
 
  private:
+  // Where the run did not note when the receive was launched, that was when the action before it ended.
+  std::int64_t posted(std::uint32_t m, const Program::Message& message) const {
+    if (message.receive_posted != Program::unknown) return message.receive_posted;
+    const std::uint32_t node = dag_.messages[m].received_behind;
+    return node == Dag::none ? 0 : end(node);
+  }
+
+  const Dag& dag_;
   const Program& program_;
   const PhaseTimes& phases_;
 };
@@ -176,11 +185,11 @@ Timeline simulate(const LoweredSchedule& schedule, const CostModel& cost, const 
   if (options.transfers_occupy_compute) {
     run_exclusive(program, dag, options);  // nothing runs beside a message, so nothing is slowed either
   } else if (slows) {
-    phases = run_slowed(program, dag, schedule, cost, options);
+    phases = run_slowed(program, dag, cost, options);
   } else {
     run_links(program, dag, options);
   }
-  return assemble(schedule, cost, dag, RunTimes(program, phases), detail);
+  return assemble(schedule, cost, dag, RunTimes(dag, program, phases), detail);
 }
 
 }  // namespace plumb

@@ -152,31 +152,27 @@ void run_events(benchmark::State& state, const CostModel& cost, const ExecutionO
     std::copy(fresh.actions.begin(), fresh.actions.end(), program.actions.begin());
     std::copy(fresh.messages.begin(), fresh.messages.end(), program.messages.begin());
     state.ResumeTiming();
-    run(program, dag, reference.lowered);
+    run(program, dag);
   }
   state.SetItemsProcessed(state.iterations() * ops_of(reference));
 }
 
 void event_driven_run_of_half_duplex_links(benchmark::State& state) {
   run_events(state, reference_costs(), half_duplex(),
-             [](Program& program, const Dag& dag, const LoweredSchedule&) {
-               run_links(program, dag, half_duplex());
-             });
+             [](Program& program, const Dag& dag) { run_links(program, dag, half_duplex()); });
 }
 BENCHMARK(event_driven_run_of_half_duplex_links)->Apply(sizes);
 
 void event_driven_run_of_links_and_contention(benchmark::State& state) {
   const CostModel cost = contended_costs();
-  run_events(state, cost, contended(), [&](Program& program, const Dag& dag, const LoweredSchedule& lowered) {
-    run_slowed(program, dag, lowered, cost, contended());
-  });
+  run_events(state, cost, contended(),
+             [&](Program& program, const Dag& dag) { run_slowed(program, dag, cost, contended()); });
 }
 BENCHMARK(event_driven_run_of_links_and_contention)->Apply(sizes);
 
 void event_driven_run_of_transfers_that_occupy_compute(benchmark::State& state) {
-  run_events(state, reference_costs(), {}, [](Program& program, const Dag& dag, const LoweredSchedule&) {
-    run_exclusive(program, dag, {});
-  });
+  run_events(state, reference_costs(), {},
+             [](Program& program, const Dag& dag) { run_exclusive(program, dag, {}); });
 }
 BENCHMARK(event_driven_run_of_transfers_that_occupy_compute)->Apply(sizes);
 
