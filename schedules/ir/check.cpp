@@ -23,7 +23,8 @@ constexpr std::uint32_t nobody = 0xffffffff;
 
 class QuickCheck {
  public:
-  explicit QuickCheck(const Schedule& schedule) : schedule_(schedule) {}
+  explicit QuickCheck(const Schedule& schedule)
+      : schedule_(schedule), homes_(schedule.stages, schedule.microbatches) {}
 
   bool valid() { return complete_and_in_order() && nobody_waits_for_ever(); }
 
@@ -34,7 +35,6 @@ class QuickCheck {
   bool complete_and_in_order() {
     const std::size_t cells = std::size_t{schedule_.stages} * schedule_.microbatches;
     seen_.assign(cells, 0);
-    home_.assign(cells, nobody);
     for (std::uint32_t r = 0; r < schedule_.ranks(); ++r) {
       for (const Action& action : schedule_.actions[r]) {
         if (action.is_pair() &&
@@ -64,9 +64,8 @@ class QuickCheck {
               break;
           }
           if ((seen & adds) != 0 || (seen & wants) != wants) return false;
-          std::uint32_t& home = home_[cell(op)];
-          if (home == nobody) home = r;
-          if (home != r) return false;
+          if (seen == 0) homes_.put(op.stage, op.microbatch, Rank{r});
+          if (homes_.of(op.stage, op.microbatch) != Rank{r}) return false;
           seen |= adds;
         }
       }
@@ -77,69 +76,76 @@ class QuickCheck {
 
   // Every stage lives on the same number of ranks, or a copy of the model has holes.
   bool copies_whole() const {
-    std::uint32_t copies = 0;
-    std::vector<std::uint32_t> found;
-    for (std::uint32_t s = 0; s < schedule_.stages; ++s) {
-      found.clear();
-      for (std::uint32_t m = 0; m < schedule_.microbatches; ++m) {
-        const std::uint32_t home = home_[std::size_t{s} * schedule_.microbatches + m];
-        if (std::find(found.begin(), found.end(), home) == found.end()) found.push_back(home);
-        if (found.size() > 2) return false;
-      }
-      if (s == 0) copies = static_cast<std::uint32_t>(found.size());
-      if (found.size() != copies) return false;
+    if (schedule_.stages == 0) return true;
+    const std::uint32_t copies = homes_.copies(Stage{0});
+    if (copies > 2) return false;
+    for (Stage stage{1}; stage.value < schedule_.stages; ++stage.value) {
+      if (homes_.copies(stage) != copies) return false;
     }
     return true;
   }
 
+  // Runs every rank as far as it gets. What it makes itself stands earlier in its list:
+  // complete_and_in_order().
   bool nobody_waits_for_ever() {
     std::fill(seen_.begin(), seen_.end(), 0);
-    std::vector<std::size_t> next(schedule_.ranks(), 0);
-    // waiter_[cell]: the rank that stands and waits for the cell's activation or input gradient.
+    constexpr std::size_t nothing = static_cast<std::size_t>(-1);
+    struct Standing {
+      std::size_t next = 0;
+      std::size_t waits_for = nothing;  // 2 * cell + (is it an input gradient)
+    };
+    std::vector<Standing> ranks(schedule_.ranks());
     std::vector<std::uint32_t> runnable(schedule_.ranks());
     for (std::uint32_t r = 0; r < schedule_.ranks(); ++r) runnable[r] = schedule_.ranks() - 1 - r;
-    std::vector<std::array<std::uint32_t, 2>> waiter(seen_.size(), {nobody, nobody});
     std::size_t left = 0;
     for (const auto& actions : schedule_.actions) left += actions.size();
+    const auto missing = [&](const Action& action) {
+      std::size_t first = nothing;
+      for (const Op& op : action) {
+        visit_needs(op, schedule_.stages, [&](const Need& need) {
+          if (need.stage == op.stage) return;
+          const std::size_t at = cell(need.stage, need.microbatch);
+          const bool gradient = need.product == Product::input_gradient;
+          if ((seen_[at] & (gradient ? input_bit : forward_bit)) == 0) first = 2 * at + gradient;
+        });
+      }
+      return first;
+    };
+    const auto wake = [&](std::uint32_t stage, Microbatch microbatch, std::size_t made) {
+      if (stage >= schedule_.stages) return;  // of the first stage's gradient or the last one's activation
+      const Rank user = homes_.of(Stage{stage}, microbatch);
+      if (ranks[user.value].waits_for != made) return;
+      ranks[user.value].waits_for = nothing;
+      runnable.push_back(user.value);
+    };
     while (!runnable.empty()) {
       const std::uint32_t r = runnable.back();
       runnable.pop_back();
       const auto& actions = schedule_.actions[r];
-      for (; next[r] < actions.size(); ++next[r], --left) {
-        const Action& action = actions[next[r]];
-        bool ready = true;
+      Standing& rank = ranks[r];
+      for (; rank.next < actions.size(); ++rank.next, --left) {
+        const Action& action = actions[rank.next];
+        rank.waits_for = missing(action);
+        if (rank.waits_for != nothing) break;
         for (const Op& op : action) {
-          for (const Need& need : needs_of(op, schedule_.stages)) {
-            const std::size_t at =
-                std::size_t{need.stage.value} * schedule_.microbatches + need.microbatch.value;
-            const bool gradient = need.product == Product::input_gradient;
-            if ((seen_[at] & (gradient ? input_bit : forward_bit)) != 0) continue;
-            waiter[at][gradient] = r;
-            ready = false;
-            break;
-          }
-          if (!ready) break;
-        }
-        if (!ready) break;
-        for (const Op& op : action) {
-          const std::size_t at = cell(op);
-          const bool gradient = op.kind != OpKind::forward;
           if (op.kind == OpKind::backward_weight) continue;
-          seen_[at] |= gradient ? input_bit : forward_bit;
-          if (waiter[at][gradient] != nobody) runnable.push_back(waiter[at][gradient]);
+          const bool gradient = op.kind != OpKind::forward;
+          seen_[cell(op)] |= gradient ? input_bit : forward_bit;
+          wake(gradient ? op.stage.value - 1 : op.stage.value + 1, op.microbatch, 2 * cell(op) + gradient);
         }
       }
     }
     return left == 0;
   }
 
-  std::size_t cell(const Op& op) const {
-    return std::size_t{op.stage.value} * schedule_.microbatches + op.microbatch.value;
+  std::size_t cell(Stage stage, Microbatch microbatch) const {
+    return std::size_t{stage.value} * schedule_.microbatches + microbatch.value;
   }
+  std::size_t cell(const Op& op) const { return cell(op.stage, op.microbatch); }
 
   const Schedule& schedule_;
+  Homes homes_;
   std::vector<std::uint8_t> seen_;
-  std::vector<std::uint32_t> home_;
 };
 
 std::string deadlock_grid(const LoweredSchedule& lowered, const CheckResult& result) {

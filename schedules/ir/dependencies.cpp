@@ -1,5 +1,7 @@
 #include "schedules/ir/dependencies.hpp"
 
+#include <algorithm>
+
 namespace plumb {
 
 ProductIndex::ProductIndex(const Schedule& schedule)
@@ -21,6 +23,31 @@ ProductIndex::ProductIndex(const Schedule& schedule)
       }
     }
   }
+}
+
+Homes::Homes(const Schedule& schedule) : Homes(schedule.stages, schedule.microbatches) {
+  for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
+    for (const Action& action : schedule.actions[r]) {
+      const Op& op = action.first();
+      if (op.kind == OpKind::forward) put(op.stage, op.microbatch, Rank{r});
+    }
+  }
+}
+
+void Homes::add_row(Home& home) {
+  home.row = rows_.size();
+  rows_.resize(rows_.size() + microbatches_, home.rank);
+}
+
+std::uint32_t Homes::copies(Stage stage) const {
+  const Home& home = stages_[stage.value];
+  if (home.row == none) return home.rank == nobody ? 0 : 1;
+  std::vector<Rank> found;
+  for (std::uint32_t m = 0; m < microbatches_ && found.size() < 3; ++m) {
+    const Rank rank = rows_[home.row + m];
+    if (std::find(found.begin(), found.end(), rank) == found.end()) found.push_back(rank);
+  }
+  return static_cast<std::uint32_t>(found.size());
 }
 
 }  // namespace plumb

@@ -106,6 +106,47 @@ class ProductIndex {
   std::vector<Place> places_;
 };
 
+/// On which rank every (stage, microbatch) lives: one word for a stage that lives on one rank, as most do, so
+/// that asking touches no memory that grows with the schedule; a row of microbatches for one that lives on
+/// two.
+class Homes {
+ public:
+  static constexpr Rank nobody{0xffffffff};
+
+  Homes(std::uint32_t stages, std::uint32_t microbatches) : microbatches_(microbatches), stages_(stages) {}
+  /// Of a valid schedule.
+  explicit Homes(const Schedule& schedule);
+
+  /// Every (stage, microbatch) is put once.
+  void put(Stage stage, Microbatch microbatch, Rank rank) {
+    Home& home = stages_[stage.value];
+    if (home.rank == nobody) home.rank = rank;
+    if (home.rank == rank && home.row == none) return;
+    if (home.row == none) add_row(home);
+    rows_[home.row + microbatch.value] = rank;
+  }
+  /// Of what was put.
+  Rank of(Stage stage, Microbatch microbatch) const {
+    const Home& home = stages_[stage.value];
+    return home.row == none ? home.rank : rows_[home.row + microbatch.value];
+  }
+  /// On how many ranks the stage lives; 3 stands for more than two.
+  std::uint32_t copies(Stage stage) const;
+  bool some_stage_lives_on_two() const { return !rows_.empty(); }
+
+ private:
+  static constexpr std::size_t none = static_cast<std::size_t>(-1);
+  struct Home {
+    Rank rank = nobody;
+    std::size_t row = none;  // into rows_, where the stage lives on more than one rank
+  };
+  void add_row(Home& home);
+
+  std::uint32_t microbatches_;
+  std::vector<Home> stages_;
+  std::vector<Rank> rows_;
+};
+
 /// The message that carries `need` from another rank: sent by the stage that made it, received by the stage
 /// that waits. An activation goes from stage s to s+1 (SEND_F of s, RECV_F of s+1), an input gradient from s
 /// to s-1 (SEND_B of s, RECV_B of s-1).

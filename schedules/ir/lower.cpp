@@ -5,23 +5,24 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 #include <utility>
 
 namespace plumb {
 namespace {
 
-// Which products exist so far, by (stage, microbatch, product).
+// Which activations and input gradients exist so far: bits of one byte for a (stage, microbatch).
 class DoneSet {
  public:
   DoneSet(std::uint32_t stages, std::uint32_t microbatches)
-      : microbatches_(microbatches), done_(std::size_t{3} * stages * microbatches) {}
-  bool has(const Need& need) const { return done_[slot(need)] != 0; }
-  void add(const Need& need) { done_[slot(need)] = 1; }
+      : microbatches_(microbatches), done_(std::size_t{stages} * microbatches) {}
+  bool has(const Need& need) const { return (done_[cell(need)] & bit(need)) != 0; }
+  void add(const Need& need) { done_[cell(need)] |= bit(need); }
 
  private:
-  std::size_t slot(const Need& need) const {
-    return (static_cast<std::size_t>(need.stage.value) * microbatches_ + need.microbatch.value) * 3 +
-           static_cast<std::size_t>(need.product);
+  static std::uint8_t bit(const Need& need) { return need.product == Product::activation ? 1 : 2; }
+  std::size_t cell(const Need& need) const {
+    return static_cast<std::size_t>(need.stage.value) * microbatches_ + need.microbatch.value;
   }
   std::uint32_t microbatches_;
   std::vector<std::uint8_t> done_;
@@ -46,20 +47,15 @@ struct Outgoing {
   Need need;
   Rank to;
 };
-std::optional<Outgoing> outgoing(const Op& op, Rank rank, const ProductIndex& index) {
-  Need need;
-  Place consumer;
-  if (op.kind == OpKind::forward && op.stage.value + 1 < index.stages()) {
-    need = {Product::activation, op.stage, op.microbatch};
-    consumer = index.place(Product::activation, Stage{op.stage.value + 1}, op.microbatch);
+std::optional<Outgoing> outgoing(const Op& op, Rank rank, std::uint32_t stages, const Homes& homes) {
+  if (op.kind == OpKind::forward && op.stage.value + 1 < stages) {
+    const Rank to = homes.of(Stage{op.stage.value + 1}, op.microbatch);
+    if (to != rank) return Outgoing{{Product::activation, op.stage, op.microbatch}, to};
   } else if (gives_input_gradient(op.kind) && op.stage.value > 0) {
-    need = {Product::input_gradient, op.stage, op.microbatch};
-    consumer = index.place(Product::input_gradient, Stage{op.stage.value - 1}, op.microbatch);
-  } else {
-    return std::nullopt;
+    const Rank to = homes.of(Stage{op.stage.value - 1}, op.microbatch);
+    if (to != rank) return Outgoing{{Product::input_gradient, op.stage, op.microbatch}, to};
   }
-  if (consumer.position == ProductIndex::absent || consumer.rank == rank) return std::nullopt;
-  return Outgoing{need, consumer.rank};
+  return std::nullopt;
 }
 
 void push_single(LoweredRank& rank, const Message& message) {
@@ -69,41 +65,80 @@ void push_single(LoweredRank& rank, const Message& message) {
 
 // Every rank in turn runs its next action if it is ready; its messages go into both lists at that moment. So
 // all lists are pieces of one linear order in which a send and its receive are neighbours.
-void lower_per_op(const Schedule& schedule, const ProductIndex& index, LoweredSchedule& lowered) {
-  DoneSet done(schedule.stages, schedule.microbatches);
-  std::vector<std::size_t> next(schedule.ranks(), 0);
-  for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
-    lowered.per_rank[r].steps.reserve(schedule.actions[r].size() * 3);
-    lowered.per_rank[r].messages.reserve(schedule.actions[r].size() * 2);
-  }
-  for (bool progress = true; progress;) {
-    progress = false;
+class PerOp {
+ public:
+  PerOp(const Schedule& schedule, const Homes& homes, LoweredSchedule& lowered)
+      : schedule_(schedule), homes_(homes), lowered_(lowered), made_(schedule.stages, schedule.microbatches) {
     for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
-      if (next[r] == schedule.actions[r].size()) continue;
-      const Action& action = schedule.actions[r][next[r]];
-      if (!ready(action, done, schedule.stages)) continue;
-      progress = true;
-      ++next[r];
-      lowered.per_rank[r].steps.emplace_back(action);
-      for (const Op& op : action) {
-        add_products(done, op);
-        if (const auto out = outgoing(op, Rank{r}, index)) {
-          push_single(lowered.per_rank[r], {send_of(out->need), out->to});
-          push_single(lowered.per_rank[out->to.value], {recv_of(out->need), Rank{r}});
-        }
+      const auto& actions = schedule.actions[r];
+      ahead_.emplace_back(actions);
+      lowered.per_rank[r].steps.reserve(actions.size() * 3);
+      lowered.per_rank[r].messages.reserve(actions.size() * 2);
+    }
+  }
+
+  void run() {
+    const std::uint32_t ranks = schedule_.ranks();
+    for (bool progress = true; progress;) {
+      progress = false;
+      for (std::uint32_t r = 0; r < ranks; ++r) {
+        // By the time that a rank comes round again, the others have pushed its lists out of the caches.
+        if (r + 8 < ranks) prefetch(r + 8);
+        if (ahead_[r].empty() || !ready(ahead_[r].front())) continue;
+        progress = true;
+        compute(Rank{r}, ahead_[r].front());
+        ahead_[r] = ahead_[r].subspan(1);
+      }
+    }
+    for (const auto& actions : ahead_) PLUMB_CHECK(actions.empty());
+  }
+
+ private:
+  // Of a valid schedule: what the rank makes itself stands earlier in its list.
+  bool ready(const Action& action) const {
+    for (const Op& op : action) {
+      bool has_all = true;
+      visit_needs(op, schedule_.stages, [&](const Need& need) {
+        if (need.stage != op.stage) has_all &= made_.has(need);
+      });
+      if (!has_all) return false;
+    }
+    return true;
+  }
+
+  void compute(Rank rank, const Action& action) {
+    LoweredRank& list = lowered_.per_rank[rank.value];
+    list.steps.emplace_back(action);
+    for (const Op& op : action) {
+      add_products(made_, op);
+      if (const auto out = outgoing(op, rank, schedule_.stages, homes_)) {
+        push_single(list, {send_of(out->need), out->to});
+        push_single(lowered_.per_rank[out->to.value], {recv_of(out->need), rank});
       }
     }
   }
-  for (std::uint32_t r = 0; r < schedule.ranks(); ++r) PLUMB_CHECK(next[r] == schedule.actions[r].size());
-}
+
+  void prefetch(std::uint32_t r) const {
+    const LoweredRank& list = lowered_.per_rank[r];
+    __builtin_prefetch(ahead_[r].data());
+    __builtin_prefetch(list.steps.data() + list.steps.size(), 1);
+    __builtin_prefetch(list.messages.data() + list.messages.size(), 1);
+  }
+
+  const Schedule& schedule_;
+  const Homes& homes_;
+  LoweredSchedule& lowered_;
+  DoneSet made_;
+  std::vector<std::span<const Action>> ahead_;  // [rank] what it has not run
+};
 
 // Runs all ranks under rendezvous: a rank launches its group, stands until every message in it has met its
 // other side, computes, and goes on. When nobody can move, a receive is posted early (see unblock).
 class Batcher {
  public:
-  Batcher(const Schedule& schedule, const ProductIndex& index, LoweredSchedule& lowered)
+  Batcher(const Schedule& schedule, const Homes& homes, LoweredSchedule& lowered)
       : schedule_(schedule),
-        index_(index),
+        homes_(homes),
         lowered_(lowered),
         computed_(schedule.stages, schedule.microbatches),
         received_(schedule.stages, schedule.microbatches),
@@ -166,8 +201,8 @@ class Batcher {
     if (state.next < schedule_.actions[rank.value].size()) {
       for (const Op& op : schedule_.actions[rank.value][state.next]) {
         for (const Need& need : needs_of(op, schedule_.stages)) {
-          const Place producer = index_.place(need);
-          if (producer.rank != rank && !received_.has(need)) state.receives.push_back({need, producer.rank});
+          const Rank producer = homes_.of(need.stage, need.microbatch);
+          if (producer != rank && !received_.has(need)) state.receives.push_back({need, producer});
         }
       }
     }
@@ -222,7 +257,8 @@ class Batcher {
     lowered_.per_rank[rank.value].steps.emplace_back(action);
     for (const Op& op : action) {
       add_products(computed_, op);
-      if (const auto out = outgoing(op, rank, index_)) state.unsent.push_back({out->need, out->to});
+      if (const auto out = outgoing(op, rank, schedule_.stages, homes_))
+        state.unsent.push_back({out->need, out->to});
     }
   }
 
@@ -293,7 +329,7 @@ class Batcher {
   }
 
   const Schedule& schedule_;
-  const ProductIndex& index_;
+  const Homes& homes_;
   LoweredSchedule& lowered_;
   DoneSet computed_;
   DoneSet received_;
@@ -310,13 +346,13 @@ LoweredSchedule lower(const Schedule& schedule, const LowerOptions& options) {
   lowered.data_parallel = options.data_parallel;
   lowered.placement = options.placement;
   lowered.per_rank.resize(schedule.ranks());
-  const ProductIndex index(schedule);
+  const Homes homes(schedule);
   if (options.placement == CommPlacement::per_op) {
-    lower_per_op(schedule, index, lowered);
+    PerOp(schedule, homes, lowered).run();
   } else {
-    Batcher(schedule, index, lowered).run();
+    Batcher(schedule, homes, lowered).run();
   }
-  place_reductions(lowered);
+  if (options.data_parallel > 1 || homes.some_stage_lives_on_two()) place_reductions(lowered);
   return lowered;
 }
 
