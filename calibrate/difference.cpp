@@ -16,8 +16,14 @@ namespace {
 struct Value {
   std::string unit;
   std::int64_t value = 0;
+  std::uint32_t clock_mhz = 0;
 };
 using Figures = std::map<std::pair<std::string, std::string>, Value>;
+
+double median_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
+}
 
 void add_segments(Figures& out, std::string_view kind, const std::vector<Segment>& segments) {
   if (segments.empty()) return;
@@ -31,7 +37,7 @@ Figures figures_of(const Calibration& calibration) {
   for (const TimedWork& one : calibration.work) {
     std::string name = to_string(Target{WorkTarget{one.work, one.setting}});
     if (one.rank) name += fmt::format(", rank {}", *one.rank);
-    out[{"work", name}] = {"ns", one.time.median.ns};
+    out[{"work", name}] = {"ns", one.time.median.ns, one.time.sm_clock_mhz};
   }
   for (const TransferSeries& series : calibration.transfers) {
     for (const SizedSummary& point : series.points) {
@@ -66,6 +72,13 @@ double relative(const FigureDifference& difference) {
   return static_cast<double>(difference.b - difference.a) / static_cast<double>(difference.a);
 }
 
+std::optional<double> relative_cycles(const FigureDifference& difference) {
+  if (difference.a_clock_mhz == 0 || difference.b_clock_mhz == 0 || difference.a == 0) return std::nullopt;
+  const double a = static_cast<double>(difference.a) * difference.a_clock_mhz;
+  const double b = static_cast<double>(difference.b) * difference.b_clock_mhz;
+  return (b - a) / a;
+}
+
 CalibrationDifference difference(const Calibration& a, const Calibration& b) {
   const Figures of_a = figures_of(a);
   const Figures of_b = figures_of(b);
@@ -75,7 +88,8 @@ CalibrationDifference difference(const Calibration& a, const Calibration& b) {
     if (other == of_b.end()) {
       ++out.only_in_a;
     } else {
-      out.figures.push_back({key.first, key.second, value.unit, value.value, other->second.value});
+      out.figures.push_back({key.first, key.second, value.unit, value.value, other->second.value,
+                             value.clock_mhz, other->second.clock_mhz});
     }
   }
   out.only_in_b = of_b.size() - out.figures.size();
@@ -96,8 +110,17 @@ double median_abs_relative(const CalibrationDifference& difference, const std::s
   if (all.empty() && group.empty() && !difference.figures.empty())
     return median_abs_relative(difference, "memory");
   PLUMB_CHECK(!all.empty());
-  std::sort(all.begin(), all.end());
-  return (all[(all.size() - 1) / 2] + all[all.size() / 2]) / 2;
+  return median_of(std::move(all));
+}
+
+std::optional<double> median_abs_relative_cycles(const CalibrationDifference& difference) {
+  std::vector<double> all;
+  for (const FigureDifference& figure : difference.figures) {
+    const auto cycles = relative_cycles(figure);
+    if (figure.group == "work" && cycles) all.push_back(std::abs(*cycles));
+  }
+  if (all.empty()) return std::nullopt;
+  return median_of(std::move(all));
 }
 
 }  // namespace plumb

@@ -149,11 +149,18 @@ Summary summary_of(std::span<const Sample> samples) {
   PLUMB_CHECK(!samples.empty());
   const std::vector<bool> aside = throttled(samples);
   std::vector<Duration> in_order;
+  std::vector<std::uint32_t> clocks;
   for (std::size_t k = 0; k < samples.size(); ++k) {
-    if (!aside[k]) in_order.push_back(samples[k].duration);
+    if (aside[k]) continue;
+    in_order.push_back(samples[k].duration);
+    if (samples[k].sm_clock_mhz != 0) clocks.push_back(samples[k].sm_clock_mhz);
   }
   const std::vector<Duration> in_size = sorted(in_order);
   Summary summary;
+  if (!clocks.empty()) {
+    std::sort(clocks.begin(), clocks.end());
+    summary.sm_clock_mhz = clocks[(clocks.size() - 1) / 2];
+  }
   summary.samples = static_cast<std::uint32_t>(in_size.size());
   summary.set_aside = static_cast<std::uint32_t>(samples.size() - in_size.size());
   summary.minimum = in_size.front();

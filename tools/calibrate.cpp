@@ -248,6 +248,9 @@ void compare_json(std::ostream& out, const CalibrationDifference& found) {
   fmt::print(out,
              R"({{"schema":"plumb.calibration_diff/1","median_abs_rel":{:.6f},"worst":{},"compared":{},)",
              median_abs_relative(found), figure(found.figures.front()), found.figures.size());
+  if (const auto cycles = median_abs_relative_cycles(found)) {
+    fmt::print(out, R"("work_median_abs_rel_cycles":{:.6f},)", *cycles);
+  }
   fmt::print(out, R"("only_in_a":{},"only_in_b":{},"groups":[)", found.only_in_a, found.only_in_b);
   bool first = true;
   for (const std::string group : {"work", "transfers", "slowdowns", "memory", "layer"}) {
@@ -281,9 +284,13 @@ int compare(const Options& options, Console& console) {
     compare_json(console.out, found);
     return 0;
   }
-  fmt::print(console.out, "{} figures in both, {} only in {}, {} only in {}\nmedian |difference| {}\n\n",
+  fmt::print(console.out, "{} figures in both, {} only in {}, {} only in {}\nmedian |difference| {}\n",
              found.figures.size(), found.only_in_a, options.compare[0], found.only_in_b, options.compare[1],
              percent(median_abs_relative(found)));
+  if (const auto cycles = median_abs_relative_cycles(found)) {
+    fmt::print(console.out, "of the work, in clock cycles {}\n", percent(*cycles));
+  }
+  console.out << "\n";
   render::Table table;
   table.head = {"furthest apart", "a", "b", "unit", "difference"};
   for (std::size_t k = 0; k < std::min<std::size_t>(20, found.figures.size()); ++k) {

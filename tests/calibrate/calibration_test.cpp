@@ -67,6 +67,7 @@ Summary summary(std::int64_t median) {
   s.high = {median + 1};
   s.upper_quartile = {median + 3};
   s.maximum = {median + 9};
+  s.sm_clock_mhz = 1395;
   return s;
 }
 

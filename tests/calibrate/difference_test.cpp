@@ -55,6 +55,20 @@ TEST(Difference, ADocumentOfOneLayerIsComparedByItsLayer) {
   EXPECT_EQ(found.only_in_a, 0u);
 }
 
+TEST(Difference, TellsTheClocksShareFromTheRest) {
+  // 10 % longer at a clock 10 % lower: 1,100 x 1,350 = 1,000 x 1,485 cycles.
+  Calibration a;
+  a.work = {gemm(1, 1000)};
+  a.work[0].time.sm_clock_mhz = 1485;
+  Calibration b;
+  b.work = {gemm(1, 1100)};
+  b.work[0].time.sm_clock_mhz = 1350;
+  EXPECT_DOUBLE_EQ(median_abs_relative(difference(a, b)), 0.1);
+  EXPECT_DOUBLE_EQ(*median_abs_relative_cycles(difference(a, b)), 0);
+  b.work[0].time.sm_clock_mhz = 0;
+  EXPECT_FALSE(median_abs_relative_cycles(difference(a, b)));
+}
+
 TEST(Difference, OfNothingIsAWhole) {
   EXPECT_EQ(relative({"work", "x", "ns", 0, 0}), 0);
   EXPECT_EQ(relative({"work", "x", "ns", 0, 5}), 1);

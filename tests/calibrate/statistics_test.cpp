@@ -76,9 +76,12 @@ TEST(Statistics, ThrottledSamplesAreSetAside) {
 }
 
 TEST(Statistics, AChipAtItsPowerLimitIsNotThrottled) {
-  // All at 1,410 MHz, though the chip could do 1,980: nothing is set aside.
-  std::vector<Sample> samples(20, Sample{{1000}, 1410});
+  // Around 1,400 MHz, though the chip could do 1,980: nothing is set aside, nor is the slower half of the
+  // swing.
+  std::vector<Sample> samples;
+  for (std::uint32_t k = 0; k < 21; ++k) samples.push_back({{1000}, 1300 + 10 * k});
   EXPECT_EQ(summary_of(samples).set_aside, 0u);
+  EXPECT_EQ(summary_of(samples).sm_clock_mhz, 1400u);
 }
 
 TEST(Statistics, OneHeapIsSteadyWhateverItsTail) {
