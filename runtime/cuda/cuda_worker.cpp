@@ -1,9 +1,9 @@
+#include "runtime/cuda/current_device.hpp"
 #include "runtime/cuda/gradient_kernels.hpp"
 #include "runtime/cuda/local_transport.hpp"
 #include "runtime/cuda/nccl_transport.hpp"
 #include "runtime/cuda/rank_compute.hpp"
 #include "runtime/cuda/step_guard.hpp"
-#include "runtime/device/check.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
 #include "runtime/gpu_workers.hpp"
@@ -17,7 +17,6 @@
 #include <string>
 #include <utility>
 
-#include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
 namespace plumb {
@@ -29,7 +28,7 @@ struct Shared {
   Shared(const TrainingPlan& p, std::uint32_t d)
       : plan(p), device(d), guard(std::chrono::nanoseconds(p.deadline.ns)) {}
   /// The thread that calls it launches there from then on.
-  void use_device() const { PLUMB_CUDA_CALL(cudaSetDevice(static_cast<int>(device))); }
+  void use_device() const { cuda::use_device(device); }
 
   TrainingPlan plan;
   std::uint32_t device;
@@ -244,12 +243,6 @@ class CudaWorker : public Worker {
   Duration origin_{};
   std::uint32_t step_ = 0;
 };
-
-std::uint32_t current_device() {
-  int device = 0;
-  PLUMB_CUDA_CALL(cudaGetDevice(&device));
-  return static_cast<std::uint32_t>(device);
-}
 
 // What CUDA reads when it starts, unless the user has said otherwise: a hardware queue for each of our
 // streams, since two streams in one queue wait for each other; and all kernels loaded at once, since loading

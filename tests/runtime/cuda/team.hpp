@@ -11,6 +11,15 @@
 
 namespace plumb::test {
 
+/// How large a model the tests of GPU workers take: enough for a GPU's kernels, little enough for the host's.
+struct Sizes {
+  std::uint64_t mlp_hidden = 0;
+  std::uint64_t gpt_hidden = 0;
+  std::uint64_t tokens = 0;
+  std::vector<WeightType> types;
+};
+Sizes sizes();
+
 using Team = std::vector<std::unique_ptr<Worker>>;
 
 /// A model of one layer a stage, on `tokens` tokens a microbatch (one sequence).

@@ -1,0 +1,144 @@
+// Stages that compute on the fake device: the host's reference layers, launched in a stream.
+#include "runtime/cuda/current_device.hpp"
+#include "runtime/cuda/gradient_kernels.hpp"
+#include "runtime/layers/lane.hpp"
+#include "runtime/layers/matmul.hpp"
+#include "runtime/layers/model_stage.hpp"
+#include "runtime/layers/optimizer.hpp"
+#include "runtime/layers/random.hpp"
+#include "runtime/reference/stage.hpp"
+#include "schedules/ir/error.hpp"
+#include "tests/runtime/fake_device/queue.hpp"
+
+#include <cmath>
+
+namespace plumb::cuda {
+
+std::uint32_t current_device() { return 0; }
+void use_device(std::uint32_t) {}
+
+void sum_copies(const device::Stream& stream, std::span<float* const> copies, std::uint64_t count) {
+  stream.handle()->push([parts = std::vector<float*>(copies.begin(), copies.end()), count] {
+    for (std::uint64_t i = 0; i < count; ++i) {
+      float sum = 0;
+      for (const float* part : parts) sum += part[i];
+      for (float* part : parts) part[i] = sum;
+    }
+  });
+}
+void sum_of_squares(const device::Stream& stream, const float* values, std::uint64_t count, double*,
+                    double* sum) {
+  stream.handle()->push([=] {
+    *sum = 0;
+    for (std::uint64_t i = 0; i < count; ++i) *sum += double{values[i]} * double{values[i]};
+  });
+}
+
+}  // namespace plumb::cuda
+
+namespace plumb::layers {
+
+Lane::Lane(const device::Stream& stream, std::uint32_t multiprocessors)
+    : stream_(stream), multiprocessors_(multiprocessors) {}
+Lane::~Lane() = default;
+
+std::map<std::string, std::string> ProductAlgorithms::to_text() const { return {}; }
+ProductAlgorithms ProductAlgorithms::from_text(const std::map<std::string, std::string>&) { return {}; }
+
+void convert(const Lane&, const Tensor&, const Tensor&) {
+  PLUMB_CHECK(!"the fake device computes in float32");
+}
+
+void adamw_step(const Lane& lane, const AdamW& a, std::uint64_t step, float gradient_scale,
+                const Tensor& weights, float* master, float* gradient, float* first, float* second) {
+  lane.stream().handle()->push([=] {
+    for (std::uint64_t i = 0; i < weights.elements(); ++i) {
+      const float slope = gradient[i] * gradient_scale;
+      first[i] = a.beta_1 * first[i] + (1 - a.beta_1) * slope;
+      second[i] = a.beta_2 * second[i] + (1 - a.beta_2) * slope * slope;
+      const float mean = first[i] / (1 - std::pow(a.beta_1, static_cast<float>(step)));
+      const float square = second[i] / (1 - std::pow(a.beta_2, static_cast<float>(step)));
+      master[i] -= a.learning_rate * (a.weight_decay * master[i] + mean / (std::sqrt(square) + a.epsilon));
+      weights.as<float>()[i] = master[i];
+      gradient[i] = 0;
+    }
+  });
+}
+
+struct ModelStage::Implementation {
+  Implementation(const ModelShape& model, const Layout& layout, plumb::Stage which,
+                 std::span<const Parameter> parameters)
+      : stage(model, layout, which),
+        text(model.architecture == Architecture::transformer),
+        first(which.value == 0),
+        last(which.value + 1 == layout.stages.size()),
+        tokens(layout.tokens()),
+        hidden(model.hidden),
+        // Parameters lie one behind another, in the order that the reference has them.
+        weights(parameters.front().weights.as<float>(), stage.elements()),
+        gradients(parameters.front().gradients.as<float>(), stage.elements()) {
+    const reference::StageNeeds own = stage.needs();
+    needs.output = last ? Bytes{} : own.message;
+    needs.kept_for_input = own.kept_for_input;
+    needs.kept_for_weight = own.kept_for_weight;
+    needs.gradients_kept = own.gradients_kept;
+    needs.forward_scratch = needs.backward_input_scratch = Scratch::rounded(own.workspace);
+    needs.backward_scratch = Scratch::rounded(own.workspace) + Scratch::rounded(own.gradients_kept);
+  }
+
+  reference::StageMemoryView view(const StageBuffers& b, Scratch scratch, Bytes workspace) const {
+    reference::StageMemoryView view;
+    view.input = static_cast<const std::byte*>(b.input);
+    view.output = static_cast<std::byte*>(b.output);
+    view.kept_for_input = static_cast<std::byte*>(b.kept_for_input);
+    view.kept_for_weight = static_cast<std::byte*>(b.kept_for_weight);
+    view.gradients_kept = static_cast<std::byte*>(b.gradients_kept);
+    if (workspace.count > 0) view.workspace = static_cast<std::byte*>(scratch.take(workspace));
+    return view;
+  }
+
+  reference::Stage<float> stage;
+  bool text, first, last;
+  std::uint64_t tokens, hidden;
+  std::span<float> weights, gradients;
+  StageNeeds needs;
+};
+
+ModelStage::ModelStage(const ModelShape& model, const Layout& layout, plumb::Stage stage,
+                       std::span<const Parameter> parameters, ProductAlgorithms&, const Lane&)
+    : implementation_(std::make_unique<Implementation>(model, layout, stage, parameters)) {}
+ModelStage::~ModelStage() = default;
+const StageNeeds& ModelStage::needs() const { return implementation_->needs; }
+
+void ModelStage::forward(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
+  lane.stream().handle()->push([i = implementation_.get(), b, target] {
+    reference::StageData<float> data;
+    if (i->first && i->text) data.tokens = {static_cast<const std::int32_t*>(b.input), i->tokens};
+    if (i->first && !i->text) data.input = {static_cast<const float*>(b.input), i->tokens * i->hidden};
+    if (i->last && i->text) data.targets = {static_cast<const std::int32_t*>(target.target), i->tokens};
+    if (i->last && !i->text) data.target = {static_cast<const float*>(target.target), i->tokens * i->hidden};
+    const double loss = i->stage.forward(i->weights, data, i->view(b, b.scratch, i->stage.needs().workspace));
+    if (i->last) *target.loss += static_cast<float>(loss);
+  });
+}
+void ModelStage::backward_input(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
+  lane.stream().handle()->push([i = implementation_.get(), b, scale = target.scale] {
+    i->stage.backward_input(i->weights, i->gradients, scale,
+                            i->view(b, b.scratch, i->stage.needs().workspace));
+  });
+}
+void ModelStage::backward_weight(const Lane& lane, const StageBuffers& b) const {
+  lane.stream().handle()->push(
+      [i = implementation_.get(), b] { i->stage.backward_weight(i->gradients, i->view(b, {}, {})); });
+}
+void ModelStage::backward(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
+  lane.stream().handle()->push(
+      [i = implementation_.get(), at = StageBuffers(b), scale = target.scale]() mutable {
+        at.gradients_kept = at.scratch.take(i->needs.gradients_kept);
+        const reference::StageMemoryView view = i->view(at, at.scratch, i->stage.needs().workspace);
+        i->stage.backward_input(i->weights, i->gradients, scale, view);
+        i->stage.backward_weight(i->gradients, view);
+      });
+}
+
+}  // namespace plumb::layers

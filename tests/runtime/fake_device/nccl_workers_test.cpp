@@ -1,0 +1,137 @@
+// Workers that speak through communicators, as threads that meet over loopback.
+#include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/executor.hpp"
+#include "runtime/gpu_workers.hpp"
+#include "runtime/record_exchange.hpp"
+#include "schedules/generators/generator.hpp"
+#include "schedules/ir/error.hpp"
+#include "tests/runtime/cuda/team.hpp"
+
+#include <chrono>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace plumb {
+namespace {
+
+using namespace plumb::test;
+using testing::HasSubstr;
+
+TrainingPlan plan_of(const std::string& name, std::uint32_t ranks, CommPlacement placement,
+                     std::uint32_t data_parallel = 1) {
+  const Shape shape{ranks, 2 * ranks, std::nullopt, std::nullopt};
+  return plan_for(make_lowered(generator(name), shape, {placement, data_parallel}), mlp(16), 8,
+                  WeightType::fp32);
+}
+
+/// Each rank in a thread of its own, with its own rendezvous and worker. What each threw: [rank], empty where
+/// nothing.
+std::vector<std::string> run(const TrainingPlan& plan, const std::function<void(Team&, Rendezvous&)>& body) {
+  const std::uint32_t count = plan.schedule.ranks() * plan.schedule.data_parallel;
+  const std::uint16_t port = port_of(listen_on("127.0.0.1", 0));
+  std::vector<std::string> errors(count);
+  std::vector<std::thread> threads;
+  for (std::uint32_t r = 0; r < count; ++r) {
+    threads.emplace_back([&, r] {
+      try {
+        Placement placement;
+        placement.rank = placement.local_rank = r;
+        placement.ranks = placement.local_ranks = count;
+        placement.host = "127.0.0.1";
+        placement.port = port;
+        placement.job = "nccl_workers_test";
+        Rendezvous rendezvous(placement, std::chrono::seconds{20});
+        Team team;
+        team.push_back(make_nccl_worker(plan, rendezvous));
+        load(team, plan);
+        body(team, rendezvous);
+      } catch (const std::exception& error) {
+        errors[r] = error.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return errors;
+}
+
+// In the rank's own thread, to which its rendezvous belongs.
+void one_step(Team& team) {
+  team.front()->clear_gradients();
+  execute(team.front()->program(), *team.front());
+}
+
+void expect_unpipelined(const TrainingPlan& plan) {
+  const Unpipelined expected = run_unpipelined_on_gpu(plan, data_of(plan), 1, {});
+  std::mutex mutex;
+  const std::vector<std::string> errors = run(plan, [&](Team& team, Rendezvous&) {
+    for (int i = 0; i < 2; ++i) one_step(team);
+    const GradientCheck check = compare(team, plan, expected.gradients);
+    const std::lock_guard lock(mutex);
+    EXPECT_LT(check.max_difference, 1e-13) << check.worst_parameter;
+  });
+  for (const std::string& error : errors) EXPECT_EQ(error, "");
+}
+
+TEST(NcclWorkers, ComputeWhatNoPipelineComputes) {
+  for (const char* name :
+       {"1f1b", "zb-h1", "interleaved-1f1b", "zb-v", "dualpipe", "dualpipe-v", "chimera"}) {
+    for (const CommPlacement placement : {CommPlacement::per_op, CommPlacement::batched}) {
+      SCOPED_TRACE(std::string(name) + (placement == CommPlacement::batched ? " batched" : " per op"));
+      expect_unpipelined(plan_of(name, 4, placement));
+    }
+  }
+}
+
+TEST(NcclWorkers, CopiesOfAPipelineSumTheirGradients) {
+  expect_unpipelined(plan_of("dualpipe", 2, CommPlacement::per_op, 2));
+  expect_unpipelined(plan_of("1f1b", 2, CommPlacement::batched, 2));
+}
+
+// A clock of its own in every process: here they are one clock, so a message ends after it was sent.
+TEST(NcclWorkers, AreDatedOnOneClock) {
+  const TrainingPlan plan = plan_of("1f1b", 3, CommPlacement::per_op);
+  const std::vector<std::string> errors = run(plan, [&](Team& team, Rendezvous& rendezvous) {
+    one_step(team);
+    const std::vector<StepTimes> records = gather_times(rendezvous, team.front()->times());
+    if (rendezvous.rank() != 0) return;
+    const Timeline timeline = assemble_timeline(plan.schedule, records);
+    EXPECT_EQ(timeline.ranks[0].compute.front().begin, TimePoint{});
+    // Clocks are told apart to within the quickest round trip over loopback, and loaded machines are slow at
+    // it.
+    const Duration uncertain{1'000'000};
+    for (const MessageSpan& message : timeline.messages)
+      EXPECT_LE(message.send_ready, message.end + uncertain);
+    for (const RankTimeline& rank : timeline.ranks) {
+      for (const ComputeSpan& span : rank.compute) EXPECT_LE(span.last_input_sent, span.begin + uncertain);
+    }
+  });
+  for (const std::string& error : errors) EXPECT_EQ(error, "");
+}
+
+// Rank 1 goes away in the middle of a step. Everybody else ends long before anybody's patience does, and says
+// whom it waited for or what it was told.
+TEST(NcclWorkers, ARankThatGivesUpEndsTheOthers) {
+  TrainingPlan plan = plan_of("1f1b", 3, CommPlacement::per_op);
+  plan.deadline = Duration{3'000'000'000};
+  const std::vector<std::string> errors = run(plan, [&](Team& team, Rendezvous& rendezvous) {
+    Worker& worker = *team.front();
+    if (rendezvous.rank() != 1) return one_step(team);
+    worker.begin_step();
+    worker.abort();
+    throw DeviceError("rank 1 fell over");
+  });
+  EXPECT_EQ(errors[1], "rank 1 fell over");
+  for (const std::uint32_t rank : {0, 2})
+    EXPECT_THAT(errors[rank], HasSubstr("rank " + std::to_string(rank)));
+}
+
+}  // namespace
+}  // namespace plumb
