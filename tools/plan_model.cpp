@@ -461,6 +461,7 @@ void write_folder(Console& console, const Job& job, const PlanCommon& common, co
 }  // namespace
 
 void PlanModelOptions::add_to(CLI::App& app) {
+  const std::vector<CLI::Option*> before = app.get_options();
   model.add_model_to(app);
   app.add_option("--devices", devices, "With --model: devices in all, pp x tp x dp")
       ->type_name("N")
@@ -493,6 +494,10 @@ void PlanModelOptions::add_to(CLI::App& app) {
   app.add_flag("--no-optimizer-sharding", model.no_optimizer_sharding,
                "Every data-parallel copy holds all optimizer state (without: ZeRO-1)");
   app.add_option("--threads", threads, "Threads of the sweep [all cores]")->check(CLI::Range(0u, 4096u));
+  for (CLI::Option* option : app.get_options()) {
+    if (std::find(before.begin(), before.end(), option) == before.end())
+      option->group("A model on N devices");
+  }
 }
 
 int plan_model(const PlanModelOptions& options, const PlanCommon& common, Console& console) {
