@@ -46,6 +46,7 @@ struct Job {
   DeviceDescription device;
   std::optional<Calibration> calibration;  // what was measured of it
   SearchRequest request;
+  std::string flags;  // that say the same model on the same device to `plumb simulate`
 
   CostModel costs(const Layout& layout) const { return estimate(device, model, layout); }
   std::string title() const {
@@ -57,6 +58,32 @@ struct Job {
                        grouped(static_cast<double>(request.sequence)), to_text(request.memory));
   }
 };
+
+std::string model_flags(const PlanModelOptions& options, const PlanCommon& common) {
+  const ModelOptions& model = options.model;
+  std::string out;
+  const auto text = [&](const char* flag, const std::string& value, const char* unless) {
+    if (value != unless) out += fmt::format(" {} {}", flag, value);
+  };
+  const auto number = [&](const char* flag, const std::optional<std::uint64_t>& value) {
+    if (value) out += fmt::format(" {} {}", flag, *value);
+  };
+  text("--model", model.model, "");
+  number("--hidden", model.hidden);
+  number("--layers", model.layers);
+  number("--heads", model.heads);
+  number("--kv-heads", model.key_value_heads);
+  number("--ffn", model.ffn);
+  number("--vocab", model.vocab);
+  text("--gpu", options.device.gpu, "");
+  text("--software", options.device.software, "");
+  text("--calibration", common.calibration, "");
+  text("--dtype", model.weights, "bf16");
+  text("--gradients", model.gradients, "fp32");
+  if (model.no_optimizer_sharding) out += " --no-optimizer-sharding";
+  if (common.placement == CommPlacement::batched) out += " --comms batched";
+  return out;
+}
 
 Job load(const PlanModelOptions& options, const PlanCommon& common, Console& console) {
   Job job;
@@ -105,6 +132,7 @@ Job load(const PlanModelOptions& options, const PlanCommon& common, Console& con
   request.placement = common.placement;
   request.execution = common.execution;
   request.threads = options.threads;
+  job.flags = model_flags(options, common);
   return job;
 }
 
@@ -229,6 +257,26 @@ void print_json(std::ostream& out, const Job& job, const SearchResult& result) {
   out << "}\n";
 }
 
+// The command that looks at one plan alone: the same step, to the nanosecond.
+std::string simulate_command(const Job& job, const LayoutPlan& plan) {
+  const Parallelism& parallelism = plan.layout.parallelism;
+  std::string out = fmt::format("plumb simulate {}{} --ranks {} --microbatches {}", plan.generator->name,
+                                job.flags, plan.shape.ranks, plan.shape.microbatches);
+  const auto flag = [&](const char* name, std::uint64_t value) {
+    if (value != 1) out += fmt::format(" {} {}", name, value);
+  };
+  if (plan.generator->takes_chunks) out += fmt::format(" --chunks {}", *plan.shape.chunks);
+  if (plan.shape.group) out += fmt::format(" --group {}", *plan.shape.group);
+  flag("--tp", parallelism.tensor);
+  flag("--dp", parallelism.data);
+  flag("--ep", parallelism.expert);
+  flag("--micro-batch-size", plan.layout.micro_batch_size);
+  out += fmt::format(" --sequence {}", plan.layout.sequence);
+  if (recompute_of(plan) != Recompute::none)
+    out += fmt::format(" --recompute {}", to_string(recompute_of(plan)));
+  return out + fmt::format(" --layout \"{}\"", to_megatron(plan.layout.stages));
+}
+
 std::vector<std::string> next_steps(const Job& job, const SearchResult& result) {
   std::vector<std::string> out;
   const LayoutPlan& best = result.plans.front();
@@ -269,6 +317,8 @@ std::vector<std::string> next_steps(const Job& job, const SearchResult& result) 
         "its order.",
         best.generator->title));
   }
+  out.emplace_back("to look closer:");
+  out.push_back("  " + simulate_command(job, best));
   return out;
 }
 

@@ -5,6 +5,7 @@ usage: contract.py PLUMB
 """
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -317,6 +318,19 @@ class Contract(unittest.TestCase):
         text = run(*self.PLAN, "--devices", 16, "--schedules", "interleaved-1f1b").stdout
         self.assertRegex(text, "--num-layers-per-virtual-pipeline-stage|--pipeline-model-parallel-layout")
         self.assertIn('pipeline_parallel_schedule = "Interleaved1F1B"', text)
+
+    def test_a_plan_is_what_simulate_says_of_it(self):
+        for more in (("--model", "deepseek-v3", "--layers", 8, "--gpu", "h200", "--devices", 32, "--dtype", "fp8"),
+                     ("--hidden", 1024, "--layers", 12, "--heads", 16, "--gpu", "h100", "--devices", 8, "--pp", "2,4")):
+            shape = ("plan", *more, "--global-batch", 64, "--sequence", 2048)
+            best = data(*shape, "--json")["plans"][0]
+            lines = run(*shape).stdout.splitlines()
+            command = shlex.split(lines[lines.index("to look closer:") + 1])
+            self.assertEqual(command[:2], ["plumb", "simulate"])
+            alone = data(*command[1:], "--json")
+            self.assertEqual(alone["step_time_ns"], best["step_time_ns"], command)
+            self.assertEqual(max(r["peak_bytes"] for r in alone["ranks"]), best["peak_bytes"])
+            self.assertEqual(alone["mfu"], best["mfu"])
 
     def test_plan_does_not_depend_on_the_threads(self):
         one, four = (run(*self.PLAN, "--devices", 16, "--threads", n, "--json").stdout for n in (1, 4))
