@@ -265,7 +265,7 @@ class FakeWorld::Clock {
     for (const Reduction& reduction : reductions) {
       TimePoint begin = reduction.ready;
       for (const auto& [r, index] : reduction.parts) begin = std::max(begin, free[r]);
-      const TimePoint end = begin + cost_.stage(reduction.stage).gradient_reduction;
+      const TimePoint end = begin + cost_.stage(reduction.stage).reduction_over(reduction.parts.size());
       for (const auto& [r, index] : reduction.parts) {
         ranks_[r].times.collectives[index] = {begin, end};
         free[r] = end;

@@ -36,7 +36,7 @@ void add_collectives(const LoweredSchedule& schedule, const CostModel& cost, Tim
   for (const Reduction& reduction : reductions) {
     TimePoint begin = reduction.ready;
     for (const Rank rank : reduction.ranks) begin = std::max(begin, free[rank.value]);
-    const TimePoint end = begin + cost.stage(reduction.stage).gradient_reduction;
+    const TimePoint end = begin + cost.stage(reduction.stage).reduction_over(reduction.ranks.size());
     for (const Rank rank : reduction.ranks) {
       free[rank.value] = end;
       timeline.ranks[rank.value].collectives.push_back(

@@ -88,13 +88,13 @@ class StepEnd {
         owners_(layout.parallelism.devices() <= device.devices_per_node ? DeviceGroup{2, 2}
                                                                         : DeviceGroup{2, 1}) {}
 
-  Duration reduction(const StageBytes& bytes, const StageCost& cost) const {
-    const PartClass kind =
-        layout_.parallelism.shard_optimizer ? PartClass::reduce_scatter : PartClass::all_reduce;
-    const bool copies = layout_.parallelism.data > 1;
-    const double all = copies ? over_copies(kind, bytes.gradients, bytes)
-                              : time_.collective(PartClass::all_reduce, bytes.gradients, owners_);
-    return exposed(all, total(cost.backward));
+  // Over the data-parallel copies of one owner, and of both where the stage has two: they stand at opposite
+  // ends of the pipeline, on other nodes if the job has several.
+  Duration reduction(const StageBytes& bytes, const StageCost& cost, std::uint32_t owners) const {
+    const bool shard = layout_.parallelism.shard_optimizer && layout_.parallelism.data > 1;
+    const PartClass kind = shard ? PartClass::reduce_scatter : PartClass::all_reduce;
+    const double all = over_copies(kind, bytes.gradients, bytes, owners);
+    return all > 0 ? exposed(all, total(cost.backward)) : Duration{};
   }
 
   Duration optimizer(const StageBytes& bytes, const StageCost& cost) const {
@@ -108,7 +108,7 @@ class StepEnd {
     double all = time_.memory(moved, 1);
     Duration weights;
     if (layout_.parallelism.shard_optimizer) {
-      weights = exposed(over_copies(PartClass::all_gather, bytes.weights, bytes), total(cost.forward));
+      weights = exposed(over_copies(PartClass::all_gather, bytes.weights, bytes, 1), total(cost.forward));
     }
     const double share = static_cast<double>(layout_.parallelism.pipeline) /
                          static_cast<double>(std::max<std::size_t>(1, layout_.stages.size()));
@@ -125,10 +125,16 @@ class StepEnd {
   }
 
  private:
-  double over_copies(PartClass kind, Bytes whole, const StageBytes& bytes) const {
+  double over_copies(PartClass kind, Bytes whole, const StageBytes& bytes, std::uint32_t owners) const {
     if (bytes.parameters == 0) return 0;
+    const auto with_owners = [&](DeviceGroup group) {
+      if (owners_.per_node > 1) group.per_node *= owners;
+      group.devices *= owners;
+      return group;
+    };
     const Bytes experts = part_of(whole, bytes.expert_parameters, bytes.parameters);
-    return time_.collective(kind, whole - experts, dense_) + time_.collective(kind, experts, experts_);
+    return time_.collective(kind, whole - experts, with_owners(dense_)) +
+           time_.collective(kind, experts, with_owners(experts_));
   }
   // An eighth is the last bucket's, which there is nothing left to run beside.
   Duration exposed(double all, Duration beside) const {
@@ -254,7 +260,9 @@ CostModel estimate_with(const Calibration* calibration, const DeviceDescription&
     const StageBytes bytes = stage_bytes(model, layout, Stage{s});
     recipes.fill(Stage{s}, stage);
     set_memory(stage, bytes);
-    stage.gradient_reduction = step_end.reduction(bytes, stage);
+    stage.gradient_reduction = step_end.reduction(bytes, stage, 1);
+    stage.owner_exchange =
+        std::max(Duration{}, step_end.reduction(bytes, stage, 2) - stage.gradient_reduction);
     stage.optimizer_step = step_end.optimizer(bytes, stage);
   }
   if (model.tied_embeddings && cost.stages.size() > 1) {

@@ -61,6 +61,10 @@ struct StageCost {
   Bytes activation_message;     // sent to the next stage, per microbatch
   Bytes gradient_message;       // sent to the previous stage, per microbatch
   Duration gradient_reduction;  // of the stage's weight gradients over all its copies
+  Duration owner_exchange;      // longer by so much where two ranks of one pipeline own the stage
+  Duration reduction_over(std::size_t owners) const {
+    return owners > 1 ? gradient_reduction + owner_exchange : gradient_reduction;
+  }
   /// Of one owner's share of the stage's parameters, once all gradients of the step are there, until the new
   /// weights are on every copy.
   Duration optimizer_step;

@@ -105,7 +105,8 @@ class CostsReader {
     view.allow_keys({"forward_ns", "backward_input_ns", "backward_weight_ns", "backward_ns", "overlapped_ns",
                      "forward", "backward_input", "backward_weight", "backward", "weights_bytes",
                      "gradients_bytes", "optimizer_bytes", "activation_message_bytes",
-                     "gradient_message_bytes", "gradient_reduction_ns", "optimizer_step_ns"});
+                     "gradient_message_bytes", "gradient_reduction_ns", "owner_exchange_ns",
+                     "optimizer_step_ns"});
     StageCost stage;
     bool segments = false;
     const auto op = [&](const char* key, const char* total_key, OpCost& into) {
@@ -145,6 +146,8 @@ class CostsReader {
     bytes("gradient_message_bytes", stage.gradient_message);
     if (const auto reduction = view.member("gradient_reduction_ns"))
       stage.gradient_reduction = reduction->duration_ns();
+    if (const auto exchange = view.member("owner_exchange_ns"))
+      stage.owner_exchange = exchange->duration_ns();
     if (const auto step = view.member("optimizer_step_ns")) stage.optimizer_step = step->duration_ns();
     return stage;
   }
@@ -220,10 +223,11 @@ void write_costs(std::ostream& out, const CostModel& cost, const std::vector<Sta
     }
     out << fmt::format(
         ",\"weights_bytes\":{},\"gradients_bytes\":{},\"optimizer_bytes\":{},\"activation_message_bytes\":{},"
-        "\"gradient_message_bytes\":{},\"gradient_reduction_ns\":{},\"optimizer_step_ns\":{}}}",
+        "\"gradient_message_bytes\":{},\"gradient_reduction_ns\":{},\"owner_exchange_ns\":{},\"optimizer_"
+        "step_ns\":{}}}",
         stage.weights.count, stage.gradients.count, stage.optimizer_state.count,
         stage.activation_message.count, stage.gradient_message.count, stage.gradient_reduction.ns,
-        stage.optimizer_step.ns);
+        stage.owner_exchange.ns, stage.optimizer_step.ns);
   }
   out << "],\"reserve_bytes\":" << cost.reserve.count << ",\"sources\":{";
   first = true;

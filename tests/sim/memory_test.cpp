@@ -115,7 +115,26 @@ TEST(Report, ReductionsLengthenTheStepAndNothingElse) {
   EXPECT_DOUBLE_EQ(report.idle_share, 100.0 / 260.0);
 }
 
-// As above, and then 50 of optimizer on both ranks, behind the last reduction, which ends at 230.
+// Each rank owns both stages, so each of the two reductions, one behind the other, takes 30 longer. With one
+// owner and a data-parallel copy it does not.
+TEST(Report, TwoOwnersOfAStageTakeLongerToSumItsGradients) {
+  CostModel cost = unit_costs({Duration{10}, Duration{10}, Duration{20}, {}, {}, {}});
+  cost.stages[0].gradient_reduction = Duration{100};
+  const LoweredSchedule two = lower(schedule_of("two way", 2, 2, {"0F0 1F1 1B1 0B0", "0F1 1F0 1B0 0B1"}));
+  const Duration without =
+      summarize(simulate(two, cost), profile_memory(simulate(two, cost), two, cost)).step_time;
+  cost.stages[0].owner_exchange = Duration{30};
+  const Duration with =
+      summarize(simulate(two, cost), profile_memory(simulate(two, cost), two, cost)).step_time;
+  EXPECT_EQ(with - without, Duration{60}) << "two reductions, one after the other";
+  const LoweredSchedule one =
+      lower(schedule_of("1f1b", 2, 2, {"0F0 0F1 0B0 0B1", "1F0 1B0 1F1 1B1"}), {CommPlacement::per_op, 2});
+  const Timeline timeline = simulate(one, cost);
+  EXPECT_EQ(timeline.ranks[1].collectives.front().end - timeline.ranks[1].collectives.front().begin,
+            Duration{100});
+}
+
+// A step of 130 whose reductions end at 230, and then 50 of optimizer on both ranks.
 TEST(Report, TheOptimizerStepsOnceTheLastGradientIsThere) {
   CostModel cost = unit_costs({Duration{10}, Duration{10}, Duration{20}, {}, {}, Duration{5}});
   cost.stages[0].gradient_reduction = Duration{100};

@@ -134,6 +134,26 @@ TEST(ModelEstimate, MessagesTakeTheLinkThatJoinsTheirDevices) {
   EXPECT_EQ(estimate(round_device(), model, layout_of(model, {4, 2, 1, 1})).link.bandwidth->value, 1e11);
 }
 
+// Two copies of each stage, both on one node of two devices: half of the gradients crosses each link when
+// they are scattered. A second owner has its two copies on another node: half of the gradients crosses two
+// adapters.
+TEST(ModelEstimate, GradientsOfTwoOwnersCrossTheNetwork) {
+  DeviceDescription device = round_device();
+  device.devices_per_node = 2;
+  ModelShape model = small_gpt();
+  model.layers = 4;
+  Parallelism parallelism{4, 1, 2, 1};
+  const Layout layout = layout_of(model, parallelism);
+  const CostModel cost = estimate(device, model, layout);
+  const double bytes = static_cast<double>(stage_bytes(model, layout, Stage{1}).gradients.count);
+  EXPECT_NEAR(static_cast<double>(cost.stages[1].reduction_over(1).ns), bytes / 2 / 1e11 * 1e9, 2);
+  EXPECT_NEAR(static_cast<double>(cost.stages[1].reduction_over(2).ns), bytes / 2 / 2 / 1e10 * 1e9, 2);
+  // Without copies there is nothing to sum, unless there are two owners.
+  parallelism.data = 1;
+  EXPECT_EQ(estimate(device, model, layout_of(model, parallelism)).stages[1].reduction_over(1), Duration{});
+  EXPECT_GT(estimate(device, model, layout_of(model, parallelism)).stages[1].reduction_over(2), Duration{});
+}
+
 // An op's segments take less than the host needs to launch them: the device waits for the host.
 TEST(ModelEstimate, AnOpLastsAtLeastAsLongAsTheHostNeeds) {
   DeviceDescription device = round_device();

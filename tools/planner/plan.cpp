@@ -62,6 +62,7 @@ CostModel scaled_to_stages(const CostModel& cost_of_share, std::uint32_t ranks, 
     for (Bytes* bytes : {&stage.weights, &stage.gradients, &stage.optimizer_state})
       *bytes = scaled(*bytes, ranks, stages);
     stage.gradient_reduction = scaled(stage.gradient_reduction, ranks, stages);
+    stage.owner_exchange = scaled(stage.owner_exchange, ranks, stages);
     if (stage.overlapped) stage.overlapped = scaled(*stage.overlapped, ranks, stages);
   }
   for (auto& [pair, duration] : cost.measured_pairs) duration = scaled(duration, ranks, stages);

@@ -73,7 +73,11 @@ std::vector<Sensitivity> sensitivity(const LoweredSchedule& schedule, const Cost
     for (auto& [ranks, link] : changed.links) link = scaled(link, ppm);
     return changed;
   });
-  add("gradient reduction", each_stage(&StageCost::gradient_reduction));
+  add("gradient reduction", [&](std::uint32_t ppm) {
+    CostModel changed = each_stage(&StageCost::gradient_reduction)(ppm);
+    for (StageCost& stage : changed.stages) stage.owner_exchange = scaled(stage.owner_exchange, ppm);
+    return changed;
+  });
   add("optimizer step", each_stage(&StageCost::optimizer_step));
   std::stable_sort(out.begin(), out.end(), [](const Sensitivity& a, const Sensitivity& b) {
     return a.longer - a.shorter > b.longer - b.shorter;

@@ -87,6 +87,7 @@ TEST(CostsFile, ReadsBackWhatItWrites) {
   stage.backward.recipe = stage.backward_input.recipe = stage.backward_weight.recipe = stage.forward.recipe;
   stage.weights = Bytes{1 << 20};
   stage.optimizer_step = Duration{70};
+  stage.owner_exchange = Duration{60};
   cost.reserve = Bytes{1 << 30};
   cost.stages = {stage, stage};
   cost.sources = {{"forward", "measured"}};
