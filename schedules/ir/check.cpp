@@ -167,13 +167,13 @@ std::string deadlock_grid(const LoweredSchedule& lowered, const CheckResult& res
     if (i >= static_cast<std::int64_t>(list.steps.size())) return "";
     const Step& step = list.steps[static_cast<std::size_t>(i)];
     if (const auto* action = std::get_if<Action>(&step)) {
-      return action->is_pair() ? to_string(action->first()) + "+" + to_string(action->second())
+      return action->is_pair() ? fmt::format("{}+{}", to_string(action->first()), to_string(action->second()))
                                : to_string(action->first());
     }
     if (const auto* batch = std::get_if<CommBatch>(&step)) {
       std::string text;
       for (const Message& message : list.messages_of(*batch))
-        text += (text.empty() ? "" : "+") + to_string(message.op);
+        text += fmt::format("{}{}", text.empty() ? "" : "+", to_string(message.op));
       return text;
     }
     return to_string(std::get<Collective>(step).op);
@@ -197,7 +197,7 @@ std::string deadlock_grid(const LoweredSchedule& lowered, const CheckResult& res
     for (std::int64_t i = first; i <= last; ++i) {
       const std::string text = text_at(r, i);
       const bool mark = marked.contains({r, i});
-      out += fmt::format("  {:^{}}", mark ? ">" + text + "<" : text, width + 2);
+      out += fmt::format("  {:^{}}", mark ? fmt::format(">{}<", text) : text, width + 2);
     }
     while (!out.empty() && out.back() == ' ') out.pop_back();
     out += '\n';
