@@ -269,18 +269,16 @@ class CpuWorker : public Worker {
     times_.messages.resize(program_.messages);
     times_.collectives.resize(program_.collectives);
     boxes_.resize(program_.messages);
+    for (std::size_t i = 0; i < boxes_.size(); ++i) {
+      boxes_[i] = &world_->mailbox(copy_, plan_.schedule.per_rank[rank.value].messages[i].op);
+    }
     std::size_t pairs = 0;
     for (const ProgramStep& step : program_.steps) {
-      if (const auto* comm = std::get_if<CommStep>(&step)) {
-        for (const MessageStep& message : comm->messages) {
-          boxes_[message.index] = &world_->mailbox(copy_, message.op);
-        }
-      } else if (const auto* reduce = std::get_if<ReduceStep>(&step)) {
+      if (const auto* reduce = std::get_if<ReduceStep>(&step)) {
         reductions_.push_back(reduce->stage);
-      } else {
-        const Action& action = std::get<ComputeStep>(step).action;
-        pairs += action.is_pair();
-        for (const Op& op : action) {
+      } else if (const auto* compute = std::get_if<ComputeStep>(&step)) {
+        pairs += compute->action.is_pair();
+        for (const Op& op : compute->action) {
           if (op.kind != OpKind::forward) continue;
           if (op.stage.value == 0 || op.stage.value + 1 == program_.stages)
             needed_[op.microbatch.value] = true;
