@@ -26,5 +26,6 @@ Command trace_command(CLI::App& app);
 Command draw_command(CLI::App& app);
 Command model_command(CLI::App& app);
 Command calibrate_command(CLI::App& app);
+Command run_command(CLI::App& app);
 
 }  // namespace plumb::tools

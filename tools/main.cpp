@@ -20,7 +20,8 @@ int main(int argc, char** argv) {
   const std::vector<Command> commands{schedules_command(app), schedule_command(app), check_command(app),
                                       simulate_command(app),  costs_command(app),    compare_command(app),
                                       diff_command(app),      plan_command(app),     trace_command(app),
-                                      draw_command(app),      model_command(app),    calibrate_command(app)};
+                                      draw_command(app),      model_command(app),    calibrate_command(app),
+                                      run_command(app)};
   int code = 0;
   try {
     app.parse(argc, argv);

@@ -208,6 +208,34 @@ class Contract(unittest.TestCase):
                 self.refused("model", path, says=says)
         self.refused("model", "-", says="standard input: /hidden_size", stdin='{"model_type":"llama","hidden_size":-1}')
 
+    # DualPipe's example model, a layer a stage, on CPU threads: three steps, of which the first is no timing.
+    RUN = ["--ranks", 2, "--microbatches", 4, "--model", "mlp", "--hidden", 16, "--sequence", 8, "--dtype", "fp32",
+           "--device", "cpu", "--steps", 3]
+
+    def test_run_has_the_contracts_keys_and_the_models_gradients(self):
+        for schedule in ("1f1b", "zb-h1", "dualpipe"):
+            document = data("run", "--schedule", schedule, *self.RUN, "--check-gradients", "--json")
+            self.assertEqual(document["schema"], "plumb.run/1")
+            self.assertEqual(sorted(document["step_time_ns"]), ["median", "min", "n", "p95"])
+            self.assertEqual((document["step_time_ns"]["n"], len(document["loss"])), (2, 3))
+            self.assertEqual(sorted(document["ranks"][0]), ["compute_busy_ns", "idle_ns", "peak_activation_bytes"])
+            self.assertLess(document["gradient_check"]["max_difference"], 1e-13)
+            # Of a layer: its input, and the inner tensor before and after GELU, 8 tokens of 16 and twice 64 floats;
+            # 1f1b holds two microbatches on the first rank.
+            if schedule == "1f1b":
+                self.assertEqual(document["ranks"][0]["peak_activation_bytes"], 2 * 8 * (16 + 64 + 64) * 4)
+
+    def test_run_leaves_a_timeline_that_others_read(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "timeline.json")
+            run("run", "--schedule", "1f1b", *self.RUN, "--timeline", path)
+            self.assertEqual(run("trace", path, "--out", os.path.join(folder, "trace.json")).returncode, 0)
+
+    def test_run_refuses_what_it_cannot_run(self):
+        self.refused("run", "--schedule", "1f1b", *self.RUN, "--transport", "nccl", says="--transport")
+        self.refused("run", "--schedule", "1f1b", *self.RUN, "--deadline", "60", says="--deadline")
+        self.refused("run", "--schedule", "1f1c", *self.RUN, says="1f1c")
+
     def test_check_names_a_deadlock(self):
         crossed = {"schema": "plumb.schedule/1", "name": "x", "ranks": 2, "stages": 2, "microbatches": 2,
                    "actions": [["0F0", "0B0", "0F1", "0B1"], ["1F0", "1F1", "1B0", "1B1"]]}
