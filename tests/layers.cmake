@@ -21,7 +21,7 @@ set(allowed_runtime/layers schedules/ir schedules/model runtime/device)
 set(allowed_runtime/cuda schedules/ir schedules/model runtime runtime/bootstrap runtime/device runtime/layers)
 set(allowed_tools/render schedules/ir calibrate sim)
 set(allowed_tools/planner schedules/ir schedules/model schedules/generators calibrate sim)
-set(allowed_tools runtime runtime/bootstrap runtime/launch schedules/ir schedules/model schedules/generators calibrate sim runtime/bootstrap runtime/launch tools/planner
+set(allowed_tools schedules/ir schedules/model schedules/generators calibrate sim runtime runtime/bootstrap runtime/launch tools/planner
     tools/render)
 
 # Folder of a third-party header → the folders that may include it ("*": all). In sources alone, so that nobody who uses

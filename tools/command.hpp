@@ -27,5 +27,6 @@ Command draw_command(CLI::App& app);
 Command model_command(CLI::App& app);
 Command calibrate_command(CLI::App& app);
 Command run_command(CLI::App& app);
+Command validate_command(CLI::App& app);
 
 }  // namespace plumb::tools

@@ -21,7 +21,7 @@ int main(int argc, char** argv) {
                                       simulate_command(app),  costs_command(app),    compare_command(app),
                                       diff_command(app),      plan_command(app),     trace_command(app),
                                       draw_command(app),      model_command(app),    calibrate_command(app),
-                                      run_command(app)};
+                                      run_command(app),       validate_command(app)};
   int code = 0;
   try {
     app.parse(argc, argv);

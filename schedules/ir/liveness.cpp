@@ -2,6 +2,7 @@
 
 #include "schedules/ir/error.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace plumb {
@@ -73,6 +74,21 @@ void Liveness::end(std::uint32_t step, const Op& op) {
     add(MemoryUse::receive_buffers, -buffer);
     buffer = Bytes{};
   }
+}
+
+Bytes peak_activations(const std::vector<LivenessChange>& changes) {
+  Bytes live, peak;
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    const LivenessChange& change = changes[i];
+    if (change.use == MemoryUse::activations || change.use == MemoryUse::weight_gradient_remnants) {
+      live += change.bytes;
+    }
+    // What changes at one moment of a step changes at once.
+    const bool more = i + 1 < changes.size() && changes[i + 1].step == change.step &&
+                      changes[i + 1].moment == change.moment;
+    if (!more) peak = std::max(peak, live);
+  }
+  return peak;
 }
 
 MemoryBreakdown held_throughout(const LoweredSchedule& schedule, Rank rank, const CostModel& cost) {

@@ -51,6 +51,10 @@ class Liveness {
   std::vector<LivenessChange> changes_;
 };
 
+/// The most bytes of activations, and of what backward_input left for backward_weight, that changes of one
+/// rank add up to: without receive buffers and workspace.
+Bytes peak_activations(const std::vector<LivenessChange>& changes);
+
 /// What the rank's copies of stages hold all the step long (weights, gradients and optimizer state), and the
 /// reserve.
 MemoryBreakdown held_throughout(const LoweredSchedule& schedule, Rank rank, const CostModel& cost);

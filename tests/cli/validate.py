@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""plumb validate on CPU ranks: what it prints, its exit codes, and that peak activation bytes are predicted exactly.
+
+usage: validate.py PLUMB
+
+Step times are not looked at: the calibration is made up. What a rank's arena holds at its fullest is no matter of time,
+so there the prediction, which comes from the model's formulas, has to be right to the byte.
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PLUMB = os.path.abspath(sys.argv.pop(1))
+LIMIT_S = 120
+HIDDEN, TOKENS = 32, 16
+SCHEDULES = ("gpipe,1f1b,interleaved-1f1b:2,looped-bfs:2,1f1b-overlap,interleaved-1f1b-overlap:2,zb-h1,zb-h2,"
+             "interleaved-zb:2,zb-v,v-half,v-min,1f1b-v,group-interleaved:2,dualpipe,dualpipe-v,chimera,hanayo:2")
+
+
+def summary(ns):
+    return {"samples": 9, "min_ns": ns, "lower_quartile_ns": ns, "median_ns": ns, "upper_quartile_ns": ns, "max_ns": ns,
+            "low95_ns": ns, "high95_ns": ns}
+
+
+def calibration():
+    """One layer of an mlp, every kind of op 100 us."""
+    kinds = ["forward", "backward_input", "backward_weight", "backward"]
+    segment = {"name": "layer", "lane": "compute", "class": "gemm", "duration_ns": 100000}
+    return {
+        "schema": "plumb.calibration/1", "name": "made-up", "about": "a test", "provenance": {"gpu": "NVIDIA H200"},
+        "chunk_layers": 1, "model_layers": 4, "classes": ["gemm"], "slowdown_ppm": [], "message_class": None,
+        "layer": {kind: [segment] for kind in kinds}, "link": {"latency_ns": 1000, "bytes_per_s": 1e9},
+        "activation_message_bytes": 4 * HIDDEN * TOKENS, "gradient_bytes_per_layer": 0,
+        "sources": {figure: "assumed" for figure in kinds + ["p2p"]},
+        "work": [{"name": "layer", "kind": kind, "model": "mlp", "data_type": "fp32", "class": "gemm",
+                  "shape": {"ffn": 4 * HIDDEN, "hidden": HIDDEN, "micro_batch": 1, "sequence": TOKENS},
+                  "setting": {"share": "whole_gpu"}, "time": summary(100000)} for kind in kinds],
+    }
+
+
+class Validate(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.file = os.path.join(self.folder.name, "calibration.json")
+        with open(self.file, "w") as out:
+            json.dump(calibration(), out)
+
+    def run_plumb(self, *args):
+        return subprocess.run([PLUMB, "validate", "--calibration", self.file, *map(str, args)], capture_output=True, text=True,
+                              timeout=LIMIT_S)
+
+    def on_cpu(self, *args, model=("--model", "mlp", "--hidden", HIDDEN), layers=16):
+        return self.run_plumb("--device", "cpu", "--ranks", 4, *model, "--layers", layers, "--sequence", TOKENS, "--dtype",
+                              "fp32", "--steps", 1, *args)
+
+    def test_rows_have_the_documents_keys_and_peak_activations_are_exact(self):
+        done = self.on_cpu("--schedules", SCHEDULES, "--microbatches", 8, "--tolerance", "1000%", "--json")
+        document = json.loads(done.stdout)
+        self.assertEqual(document["schema"], "plumb.validation/1")
+        self.assertEqual(len(document["rows"]), 18)
+        for row in document["rows"]:
+            for key in ("schedule", "chunks", "model", "ranks", "microbatches", "transport", "predicted", "measured", "step_error"):
+                self.assertIn(key, row)
+            for side in ("predicted", "measured"):
+                for key in ("step_time_ns", "idle_share", "peak_activation_bytes"):
+                    self.assertIn(key, row[side])
+            peaks = [row[side]["peak_activation_bytes"] for side in ("predicted", "measured")]
+            self.assertGreater(peaks[1], 0)
+            self.assertEqual(peaks[0], peaks[1], row["schedule"])
+            ratio = row["predicted"]["step_time_ns"] / row["measured"]["step_time_ns"]
+            self.assertAlmostEqual(row["step_error"], ratio - 1, places=9)
+
+    def test_a_fullest_rank_of_1f1b_holds_what_the_formula_says(self):
+        # Rank 0 holds min(p, m) = 4 microbatches of its 4 layers. A layer keeps, in float32, linear_1's input (h) for
+        # backward_weight, GELU's input (4h) for backward_input and linear_2's input (4h) for backward_weight: 9h a token.
+        done = self.on_cpu("--schedules", "1f1b", "--microbatches", 8, "--tolerance", "1000%", "--json")
+        row = json.loads(done.stdout)["rows"][0]
+        self.assertEqual(row["measured"]["peak_activation_bytes"], 4 * 4 * 9 * HIDDEN * TOKENS * 4)
+
+    def test_a_trace_holds_both(self):
+        trace = os.path.join(self.folder.name, "trace.json")
+        self.on_cpu("--schedules", "1f1b", "--microbatches", 4, "--trace", trace)
+        with open(trace) as text:
+            names = {e["args"]["name"] for e in json.load(text)["traceEvents"] if e.get("name") == "process_name"}
+        self.assertEqual(len([n for n in names if n.endswith("predicted")]), 4)
+        self.assertEqual(len([n for n in names if n.endswith("measured")]), 4)
+
+    def test_exit_code_1_beyond_the_tolerance(self):
+        self.assertEqual(self.on_cpu("--schedules", "1f1b", "--microbatches", 4, "--tolerance", "0%").returncode, 1)
+
+    def test_bad_input_is_one_message(self):
+        for args, says in (
+                (("--schedules", "nope", "--microbatches", 4), "no schedule is called 'nope'"),
+                (("--schedules", "interleaved-1f1b:x", "--microbatches", 4), "behind the colon stands the number of chunks"),
+                (("--schedules", "dualpipe", "--microbatches", 3), "needs an even number of microbatches"),
+                (("--schedules", "1f1b", "--microbatches", 4, "--tolerance", "5"), "is not a percentage"),
+                (("--schedules", "1f1b", "--microbatches", 4, "--tolerance", "nan%"), "is not a percentage")):
+            done = self.on_cpu(*args)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertEqual(done.stdout, "")
+            self.assertIn(says, done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()

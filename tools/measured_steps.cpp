@@ -1,0 +1,136 @@
+#include "tools/measured_steps.hpp"
+
+#include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/cpu_backend.hpp"
+#include "runtime/executor.hpp"
+#include "runtime/gpu_workers.hpp"
+#include "runtime/record_exchange.hpp"
+#include "runtime/together.hpp"
+#include "runtime/train_step.hpp"
+#include "schedules/model/layer_costs.hpp"
+#include "tools/rank_processes.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+
+namespace plumb::tools {
+namespace {
+
+// [rank] of the first copy: what each recorded in the last step; empty where another process has them.
+std::vector<StepTimes> records_of(Crew& crew, const TrainingPlan& plan) {
+  if (crew.rendezvous == nullptr) {
+    std::vector<StepTimes> records;
+    for (const auto& worker : crew.workers) {
+      if (worker->copy() == 0) records.push_back(worker->times());
+    }
+    return records;
+  }
+  std::vector<StepTimes> records = gather_times(*crew.rendezvous, crew.workers.front()->times());
+  if (!records.empty()) records.resize(plan.schedule.ranks());
+  return records;
+}
+
+// What a worker's arena held over the step, beside what its stages hold all along.
+RankMemory memory_of(const Worker& worker, const TrainingPlan& plan, const StepTimes& times) {
+  MemoryBreakdown always;
+  for (const Stage stage : worker.program().held) {
+    const StageBytes bytes = stage_bytes(plan.model, plan.layout, stage);
+    always[MemoryUse::weights] += bytes.weights;
+    always[MemoryUse::gradients] += bytes.gradients;
+    always[MemoryUse::optimizer] += bytes.optimizer_state;
+  }
+  return recorded_memory(worker.program(), times, always);
+}
+
+MeasuredStep summarized(const Crew& crew, const TrainingPlan& plan, const std::vector<StageMemory>& memory,
+                        const std::vector<StepTimes>& records) {
+  MeasuredStep step;
+  step.timeline = assemble_timeline(plan.schedule, records, memory);
+  step.memory.ranks.resize(plan.schedule.ranks());
+  for (const auto& worker : crew.workers) {
+    if (worker->copy() > 0) continue;
+    const std::uint32_t rank = worker->rank().value;
+    step.memory.ranks[rank] = memory_of(*worker, plan, records[rank]);
+  }
+  step.report = summarize(step.timeline, step.memory);
+  return step;
+}
+
+}  // namespace
+
+Crew make_crew(const TrainingPlan& plan, RunDevice device, RunTransport transport,
+               std::map<std::string, std::string>* algorithms, Rendezvous* rendezvous) {
+  Crew crew;
+  if (device == RunDevice::cpu) {
+    crew.workers = make_cpu_workers(plan);
+  } else if (transport == RunTransport::local) {
+    crew.workers = make_gpu_workers(plan, {0, algorithms});
+  } else {
+    NcclOptions options;
+    const std::uint32_t gpus = std::max(1u, visible_gpus());
+    options.device = rendezvous->rank() % gpus;
+    // Ranks that share a GPU have a share of its multiprocessors each.
+    const std::uint32_t sharing = (rendezvous->ranks() + gpus - 1) / gpus;
+    if (sharing > 1) {
+      options.shares = sharing;
+      options.share = rendezvous->rank() / gpus;
+    }
+    options.algorithms = algorithms;
+    crew.workers.push_back(make_nccl_worker(plan, *rendezvous, options));
+    crew.rendezvous = rendezvous;
+  }
+  return crew;
+}
+
+Bytes peak_activations(Crew& crew) {
+  Bytes peak;
+  for (const auto& worker : crew.workers) peak = std::max(peak, worker->program().peak_activations);
+  if (crew.rendezvous == nullptr) return peak;
+  for (const std::string& other : crew.rendezvous->gather(std::to_string(peak.count)))
+    peak = std::max(peak, Bytes{std::stoll(other)});
+  return peak;
+}
+
+std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, const TrainingData& data,
+                                        std::uint32_t count, const WarmUp& warm_up) {
+  run_together(crew.workers, [&](Worker& worker) { run_schedule(worker, data, 1); });
+  // Every worker knows the messages of all stages, and all of those that it holds.
+  std::vector<StageMemory> memory(crew.workers.front()->stage_memory().begin(),
+                                  crew.workers.front()->stage_memory().end());
+  for (const auto& worker : crew.workers) {
+    for (const Stage stage : worker->program().held)
+      memory[stage.value] = worker->stage_memory()[stage.value];
+  }
+  const auto run_steps = [&](std::int64_t steps) {
+    run_together(crew.workers, [&](Worker& worker) {
+      for (std::int64_t i = 0; i < steps; ++i) {
+        worker.clear_gradients();
+        execute(worker.program(), worker);
+      }
+    });
+  };
+  // All processes have to run equally many steps: rank 0 says how long one takes.
+  const auto begin = std::chrono::steady_clock::now();
+  run_steps(2);
+  std::int64_t two_steps = std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count();
+  if (crew.rendezvous != nullptr)
+    two_steps = std::stoll(crew.rendezvous->broadcast(std::to_string(two_steps)));
+  const auto steps_in = [&](Duration duration) {
+    return 2 * duration.ns / std::max<std::int64_t>(1, two_steps);
+  };
+
+  run_steps(steps_in(warm_up.before_first));
+  std::vector<MeasuredStep> steps;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    run_steps(steps_in(warm_up.before_each) + 2);
+    const std::vector<StepTimes> records = records_of(crew, plan);
+    if (!records.empty()) steps.push_back(summarized(crew, plan, memory, records));
+  }
+  std::stable_sort(steps.begin(), steps.end(), [](const MeasuredStep& a, const MeasuredStep& b) {
+    return a.report.step_time < b.report.step_time;
+  });
+  return steps;
+}
+
+}  // namespace plumb::tools

@@ -1,0 +1,56 @@
+// Steps of a schedule that really run, timed: the other half of a prediction.
+#pragma once
+#include "runtime/training_data.hpp"
+#include "runtime/worker.hpp"
+#include "sim/report.hpp"
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace plumb {
+class Rendezvous;
+}
+
+namespace plumb::tools {
+
+enum class RunDevice : std::uint8_t { cuda, cpu };
+enum class RunTransport : std::uint8_t { local, nccl };
+
+/// One measured step: forward, backward and the gradient reductions of one pipeline, without the optimizer.
+struct MeasuredStep {
+  Timeline timeline;
+  MemoryProfile memory;
+  Report report;
+};
+
+/// The workers of this process: all of them, or with NCCL the one of this rank.
+struct Crew {
+  std::vector<std::unique_ptr<Worker>> workers;
+  Rendezvous* rendezvous = nullptr;  // with NCCL
+};
+
+/// `algorithms`: how matrix products are computed, as a calibration pins them; may grow. `rendezvous`: with
+/// NCCL. Throws DeviceError.
+Crew make_crew(const TrainingPlan& plan, RunDevice device, RunTransport transport,
+               std::map<std::string, std::string>* algorithms, Rendezvous* rendezvous);
+
+/// The most activation bytes that the arena of any rank holds at once, in program order: without receive
+/// buffers, workspace and padding. With NCCL all ranks call it, and rank 0 learns it.
+Bytes peak_activations(Crew& crew);
+
+/// How long steps run one behind the other before one counts. A GPU under load reaches its power limit and
+/// lowers its clock within some hundred milliseconds; a pause lets it rise again.
+struct WarmUp {
+  Duration before_first{800'000'000};
+  Duration before_each{300'000'000};  // reading a record is such a pause
+};
+
+/// Loads the first step's data, and measures `count` steps, each right behind others as in training. By step
+/// time, shortest first; on ranks other than 0 of several processes, empty.
+std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, const TrainingData& data,
+                                        std::uint32_t count, const WarmUp& warm_up = {});
+
+}  // namespace plumb::tools

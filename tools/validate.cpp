@@ -1,0 +1,242 @@
+// plumb validate: the same steps predicted and measured, side by side.
+#include "runtime/bootstrap/rendezvous.hpp"
+#include "schedules/ir/error.hpp"
+#include "schedules/ir/liveness.hpp"
+#include "sim/chrome_trace.hpp"
+#include "sim/estimate.hpp"
+#include "tools/command.hpp"
+#include "tools/measured_steps.hpp"
+#include "tools/planner/predict.hpp"
+#include "tools/rank_processes.hpp"
+#include "tools/step_options.hpp"
+#include "tools/validation.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <memory>
+
+#include <fmt/format.h>
+#include <fmt/ostream.h>
+#include <unistd.h>
+
+namespace plumb::tools {
+namespace {
+
+struct Options {
+  std::string calibration;
+  std::vector<std::string> schedules;
+  std::uint32_t ranks = 0;
+  std::vector<std::uint32_t> microbatches;
+  ModelOptions model;
+  DeviceOptions gpu;
+  LoweringFlags lowering;
+  ExecutionFlags execution;
+  std::string device = "cuda";
+  std::string transport = "local";
+  std::uint32_t steps = 5;
+  std::string tolerance = "5%";
+  std::string deadline = "60s";
+  std::string trace;
+  bool json = false;
+};
+
+// `5%` -> 0.05
+double parse_tolerance(const std::string& text) {
+  double percent = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, percent);
+  if (error != std::errc{} || stop + 1 != end || *stop != '%' || !(percent >= 0 && percent <= 1000))
+    throw BadInput("--tolerance", fmt::format("'{}' is not a percentage from 0% to 1000%, as in 5%", text));
+  return percent / 100;
+}
+
+struct NamedShape {
+  const Generator* schedule;
+  Shape shape;
+};
+
+// `interleaved-1f1b:2` -> that schedule in 2 chunks.
+NamedShape parse_schedule_name(const std::string& text, std::uint32_t ranks, std::uint32_t microbatches) {
+  Shape shape{ranks, microbatches, std::nullopt, std::nullopt};
+  const std::size_t colon = text.find(':');
+  if (colon != std::string::npos) {
+    std::uint32_t chunks = 0;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, chunks);
+    if (error != std::errc{} || stop != end || chunks == 0)
+      throw BadInput("--schedules", fmt::format("'{}': behind the colon stands the number of chunks", text));
+    shape.chunks = chunks;
+  }
+  const Generator& found = generator(text.substr(0, colon));
+  return {&found, legal_shape(found, shape)};
+}
+
+Bytes predicted_activations(const LoweredSchedule& schedule, const CostModel& cost) {
+  Liveness liveness(schedule, cost);
+  Bytes peak;
+  for (std::uint32_t r = 0; r < schedule.ranks(); ++r)
+    peak = std::max(peak, peak_activations(liveness.of(Rank{r})));
+  return peak;
+}
+
+struct Validator {
+  const Options& options;
+  Console& console;
+  Calibration calibration;
+  DeviceDescription gpu;
+  ModelConfig config;
+  Rendezvous* rendezvous = nullptr;  // with NCCL
+
+  bool leads() const { return rendezvous == nullptr || rendezvous->rank() == 0; }
+
+  // On ranks other than 0 only what a step needs of them.
+  ValidationRow row_of(const NamedShape& named, bool with_trace) {
+    ModelRun run{gpu, config.shape, {}, calibration};
+    const LoweredSchedule schedule = make_lowered(*named.schedule, named.shape, options.lowering.load());
+    ModelOptions flags = options.model;
+    flags.data = options.lowering.data_parallel;
+    run.layout = flags.layout(run.model, schedule.stages, schedule.ranks());
+    CostModel cost = run.costs();
+    // What is measured is the pipeline's work; the optimizer's step stands behind it in a prediction.
+    for (StageCost& stage : cost.stages) stage.optimizer_step = {};
+    const Prediction prediction = predict(schedule, cost, options.execution.load());
+
+    TrainingPlan plan;
+    plan.schedule = schedule;
+    plan.model = run.model;
+    plan.layout = run.layout;
+    plan.deadline = parse_duration(options.deadline, "--deadline");
+    const TrainingData data = TrainingData::synthetic(plan.model, plan.layout, plan.seed);
+    Crew crew = make_crew(plan, options.device == "cpu" ? RunDevice::cpu : RunDevice::cuda,
+                          options.transport == "nccl" ? RunTransport::nccl : RunTransport::local,
+                          &calibration.algorithms, rendezvous);
+    const Bytes peak = peak_activations(crew);
+    const std::vector<MeasuredStep> steps =
+        measure_steps(crew, plan, data, options.steps, options.device == "cpu" ? WarmUp{{}, {}} : WarmUp{});
+    if (steps.empty()) return {};
+
+    const MeasuredStep& middle = steps[steps.size() / 2];
+    if (with_trace) {
+      write_output(console, options.trace, [&](std::ostream& out) {
+        write_chrome_trace(out, {{prediction.timeline, &prediction.memory, "predicted"},
+                                 {middle.timeline, &middle.memory, "measured"}});
+      });
+    }
+    ValidationRow row;
+    row.schedule = named.schedule->name;
+    row.chunks = *named.shape.chunks;
+    row.model = run.model.name;
+    row.ranks = schedule.ranks();
+    row.microbatches = schedule.microbatches;
+    row.transport = options.device == "cpu" ? "threads" : options.transport;
+    row.predicted = figures_of(prediction.report, predicted_activations(schedule, cost));
+    row.measured = figures_of(middle.report, peak);
+    row.fastest = steps.front().report.step_time;
+    row.slowest = steps.back().report.step_time;
+    row.classes = class_errors(prediction.timeline, middle.timeline);
+    return row;
+  }
+};
+
+int run(const Options& options, Console& console) {
+  const double tolerance = parse_tolerance(options.tolerance);
+  Validator validator{options, console, load_calibration(options.calibration), {}, options.model.load()};
+  if (!options.gpu.gpu.empty()) {
+    validator.gpu = options.gpu.load();
+  } else if (const DeviceDescription* known = measured_device(validator.calibration)) {
+    validator.gpu = *known;
+  } else {
+    throw BadInput("--gpu", fmt::format("is required: {} says of no known device what it was measured on",
+                                        options.calibration));
+  }
+  // All shapes are looked at before anything runs.
+  std::vector<NamedShape> shapes;
+  for (const std::uint32_t microbatches : options.microbatches) {
+    for (const std::string& name : options.schedules)
+      shapes.push_back(parse_schedule_name(name, options.ranks, microbatches));
+  }
+  std::unique_ptr<Rendezvous> rendezvous;
+  if (options.device == "cuda" && options.transport == "nccl") {
+    const Placement placement = discover({}, process_environment(), getppid());
+    if (const auto code = run_own_ranks_unless_launched(options.ranks, placement)) return *code;
+    rendezvous = std::make_unique<Rendezvous>(placement);
+    validator.rendezvous = rendezvous.get();
+  }
+  if (validator.leads()) print_warnings(console, validator.config);
+  std::vector<ValidationRow> rows;
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    if (console.err_is_terminal && validator.leads()) {
+      fmt::print(console.err, "\r\033[K{} of {}: {}, {} microbatches", i + 1, shapes.size(),
+                 shapes[i].schedule->name, shapes[i].shape.microbatches);
+    }
+    rows.push_back(validator.row_of(shapes[i], i == 0 && !options.trace.empty()));
+  }
+  if (!validator.leads()) return 0;
+  if (console.err_is_terminal) console.err << "\r\033[K";
+  console.out << (options.json ? to_json(rows) : to_text(rows));
+  const bool good = std::all_of(rows.begin(), rows.end(), [&](const ValidationRow& row) {
+    return std::abs(row.step_error()) <= tolerance;
+  });
+  return good ? 0 : 1;
+}
+
+}  // namespace
+
+Command validate_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "validate",
+      "Predict steps from a calibration, run them, and set prediction and measurement side by side");
+  command
+      ->add_option("--calibration", options->calibration,
+                   "What was measured of this model, in the setting in which it runs")
+      ->required()
+      ->type_name("NAME|FILE");
+  command
+      ->add_option("--schedules", options->schedules,
+                   "Schedules; behind a colon the chunks a rank: zb-v,interleaved-1f1b:2")
+      ->required()
+      ->delimiter(',')
+      ->type_name("NAME[:V],…");
+  command->add_option("--ranks", options->ranks, "Ranks of the pipeline")
+      ->required()
+      ->check(CLI::Range(1u, max_ranks))
+      ->type_name("P");
+  command
+      ->add_option("--microbatches", options->microbatches, "Microbatches of a step, one or several numbers")
+      ->required()
+      ->delimiter(',')
+      ->type_name("M,…");
+  options->lowering.add_to(*command);
+  options->model.add_model_to(*command);
+  options->model.add_layout_to(*command);
+  options->gpu.add_to(*command);
+  options->execution.add_to(*command);
+  command->add_option("--device", options->device, "Where steps run")
+      ->check(CLI::IsMember({"cuda", "cpu"}))
+      ->capture_default_str();
+  command
+      ->add_option("--transport", options->transport,
+                   "local: all ranks in this process on one GPU; nccl: a process a rank")
+      ->check(CLI::IsMember({"local", "nccl"}))
+      ->capture_default_str();
+  command->add_option("--steps", options->steps, "Measured steps of each; the median counts")
+      ->check(CLI::Range(1u, 1000u))
+      ->capture_default_str();
+  command
+      ->add_option("--tolerance", options->tolerance,
+                   "Exit with 1 where a step time is predicted worse than that")
+      ->type_name("PERCENT")
+      ->capture_default_str();
+  command->add_option("--deadline", options->deadline, "How long a rank waits for others before it gives up")
+      ->capture_default_str();
+  command
+      ->add_option("--trace", options->trace,
+                   "Write the first step, predicted and measured, as one Chrome trace")
+      ->type_name("FILE");
+  add_json(*command, options->json);
+  return {command, [options](Console& console) { return run(*options, console); }};
+}
+
+}  // namespace plumb::tools

@@ -1,0 +1,189 @@
+#include "tools/validation.hpp"
+
+#include "schedules/ir/error.hpp"
+#include "schedules/ir/json_document.hpp"
+#include "tools/render/report_tables.hpp"
+#include "tools/render/table.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include <fmt/format.h>
+
+namespace plumb::tools {
+namespace {
+
+constexpr std::array<std::string_view, 6> class_names{"forward",  "backward_input", "backward_weight",
+                                                      "backward", "pair",           "hop"};
+constexpr std::size_t pair_class = 4;
+constexpr std::size_t hop_class = 5;
+
+struct Sum {
+  std::uint64_t count = 0;
+  Duration total;
+  Duration mean() const {
+    return {count ? (2 * total.ns + static_cast<std::int64_t>(count)) / (2 * static_cast<std::int64_t>(count))
+                  : 0};
+  }
+};
+
+std::array<Sum, class_names.size()> sums_of(const Timeline& timeline) {
+  std::array<Sum, class_names.size()> sums;
+  const auto add = [&](std::size_t index, Duration duration) {
+    ++sums[index].count;
+    sums[index].total += duration;
+  };
+  for (const RankTimeline& rank : timeline.ranks) {
+    TimePoint free{};
+    for (const ComputeSpan& span : rank.compute) {
+      add(span.action.is_pair() ? pair_class : static_cast<std::size_t>(span.action.first().kind),
+          span.end - span.begin);
+      // Only where the rank was free before the input left its maker did it wait for the whole hop.
+      if (span.last_input && span.last_input_sent >= free) add(hop_class, span.begin - span.last_input_sent);
+      free = span.end;
+    }
+  }
+  return sums;
+}
+
+double relative(Duration a, Duration b) {
+  return b.ns == 0 ? 0 : static_cast<double>(a.ns) / static_cast<double>(b.ns) - 1;
+}
+
+std::string signed_percent(double share) { return fmt::format("{:+.2f} %", 100 * share); }
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  if (values.size() % 2) return *middle;
+  return (*middle + *std::max_element(values.begin(), middle)) / 2;
+}
+
+std::string figures_json(const StepFigures& figures) {
+  return fmt::format(
+      "{{\"step_time_ns\":{},\"idle_share\":{},\"peak_activation_bytes\":{},\"exposed_communication_ns\":{}}"
+      "}",
+      figures.step_time.ns, figures.idle_share, figures.peak_activations.count, figures.exposed_messages.ns);
+}
+
+}  // namespace
+
+StepFigures figures_of(const Report& report, Bytes peak_activations) {
+  return {report.step_time, report.idle_share, peak_activations,
+          render::idle_of(report, IdleCause::exposed_communication)};
+}
+
+std::vector<ClassError> class_errors(const Timeline& predicted, const Timeline& measured) {
+  PLUMB_CHECK(predicted.ranks.size() == measured.ranks.size());
+  const auto expected = sums_of(predicted);
+  const auto found = sums_of(measured);
+  std::vector<ClassError> errors;
+  for (std::size_t c = 0; c < class_names.size(); ++c) {
+    if (found[c].count == 0) continue;
+    ClassError error{class_names[c], found[c].count, expected[c].mean(), found[c].mean(), {}};
+    error.weight = {static_cast<std::int64_t>(error.count) * (error.predicted - error.measured).ns /
+                    static_cast<std::int64_t>(measured.ranks.size())};
+    errors.push_back(error);
+  }
+  std::stable_sort(errors.begin(), errors.end(), [](const ClassError& a, const ClassError& b) {
+    return std::abs(a.weight.ns) > std::abs(b.weight.ns);
+  });
+  return errors;
+}
+
+double ValidationRow::step_error() const { return relative(predicted.step_time, measured.step_time); }
+
+Ranking ranking_of(const std::vector<ValidationRow>& rows, double threshold) {
+  Ranking ranking;
+  for (std::size_t a = 0; a < rows.size(); ++a) {
+    for (std::size_t b = a + 1; b < rows.size(); ++b) {
+      const ValidationRow& one = rows[a];
+      const ValidationRow& other = rows[b];
+      if (one.ranks != other.ranks || one.microbatches != other.microbatches || one.model != other.model)
+        continue;
+      if (std::abs(relative(one.predicted.step_time, other.predicted.step_time)) <= threshold) continue;
+      ++ranking.pairs;
+      ranking.right += (one.predicted.step_time < other.predicted.step_time) ==
+                       (one.measured.step_time < other.measured.step_time);
+    }
+  }
+  return ranking;
+}
+
+std::string to_json(const std::vector<ValidationRow>& rows) {
+  std::string out = "{\"schema\":\"plumb.validation/1\",\"rows\":[";
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const ValidationRow& row = rows[i];
+    out += fmt::format(
+        "{}{{\"schedule\":{},\"chunks\":{},\"model\":{},\"ranks\":{},\"microbatches\":{},\"transport\":{},"
+        "\"predicted\":{},\"measured\":{},\"measured_fastest_ns\":{},\"measured_slowest_ns\":{},"
+        "\"step_error\":{},\"classes\":[",
+        i ? "," : "", json_quoted(row.schedule), row.chunks, json_quoted(row.model), row.ranks,
+        row.microbatches, json_quoted(row.transport), figures_json(row.predicted), figures_json(row.measured),
+        row.fastest.ns, row.slowest.ns, row.step_error());
+    for (std::size_t c = 0; c < row.classes.size(); ++c) {
+      const ClassError& error = row.classes[c];
+      out += fmt::format(
+          "{}{{\"name\":\"{}\",\"count\":{},\"predicted_ns\":{},\"measured_ns\":{},\"weight_ns\":{}}}",
+          c ? "," : "", error.name, error.count, error.predicted.ns, error.measured.ns, error.weight.ns);
+    }
+    out += "]}";
+  }
+  return out + "]}\n";
+}
+
+std::string to_text(const std::vector<ValidationRow>& rows) {
+  render::Table table;
+  table.head = {"schedule",
+                "chunks",
+                "ranks",
+                "microbatches",
+                "step ms, predicted",
+                "measured",
+                "error",
+                "bubble, predicted",
+                "measured",
+                "activations GiB, predicted",
+                "measured",
+                "largest error",
+                "predicted us",
+                "measured us"};
+  std::vector<double> errors;
+  const ValidationRow* worst = nullptr;
+  double worst_bubble = 0;
+  std::size_t exact = 0;
+  for (const ValidationRow& row : rows) {
+    const ClassError* largest = row.classes.empty() ? nullptr : &row.classes.front();
+    const auto microseconds = [](Duration d) {
+      return fmt::format("{:.1f}", static_cast<double>(d.ns) / 1e3);
+    };
+    table.rows.push_back(
+        {row.schedule, fmt::format("{}", row.chunks), fmt::format("{}", row.ranks),
+         fmt::format("{}", row.microbatches), render::milliseconds(row.predicted.step_time),
+         render::milliseconds(row.measured.step_time), signed_percent(row.step_error()),
+         fmt::format("{:.2f} %", 100 * row.predicted.idle_share),
+         fmt::format("{:.2f} %", 100 * row.measured.idle_share),
+         render::gibibytes(row.predicted.peak_activations), render::gibibytes(row.measured.peak_activations),
+         largest ? std::string(largest->name) : "-", largest ? microseconds(largest->predicted) : "-",
+         largest ? microseconds(largest->measured) : "-"});
+    errors.push_back(std::abs(row.step_error()));
+    if (!worst || std::abs(row.step_error()) > std::abs(worst->step_error())) worst = &row;
+    worst_bubble = std::max(worst_bubble, std::abs(row.predicted.idle_share - row.measured.idle_share));
+    exact += row.predicted.peak_activations == row.measured.peak_activations;
+  }
+  std::string out = to_text(table);
+  if (!worst) return out;
+  const Ranking ranking = ranking_of(rows, 0.02);
+  out += fmt::format(
+      "\nstep time: {:.2f} % off in the median, {} at worst ({}, {} ranks, {} microbatches)\n"
+      "bubble: {:.2f} points off at worst\n"
+      "peak activations: exact to the byte in {} of {}\n"
+      "ranking: right in {} of {} pairs of schedules that are predicted to differ by more than 2 %\n",
+      100 * median(errors), signed_percent(worst->step_error()), worst->schedule, worst->ranks,
+      worst->microbatches, 100 * worst_bubble, exact, rows.size(), ranking.right, ranking.pairs);
+  return out;
+}
+
+}  // namespace plumb::tools
