@@ -1,6 +1,7 @@
 // plumb run: a schedule executed for real, step by step, on the CPU, on one GPU, or through NCCL.
 #include "calibrate/calibration.hpp"
 #include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/checkpoint.hpp"
 #include "runtime/cpu_backend.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/gradient_check.hpp"
@@ -14,12 +15,14 @@
 #include "sim/chrome_trace.hpp"
 #include "sim/report.hpp"
 #include "tools/command.hpp"
+#include "tools/dry_run.hpp"
 #include "tools/model_options.hpp"
 #include "tools/options.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -55,6 +58,10 @@ struct Options {
   bool shares = false;
   bool mps = false;
   bool check_gradients = false;
+  std::string checkpoint;
+  std::uint64_t checkpoint_every = 0;
+  bool resume = false;
+  bool dry_run = false;
   bool json = false;
 };
 
@@ -63,6 +70,7 @@ TrainingPlan plan_of(const Options& options, Console& console) {
   plan.schedule = options.schedule.load();
   ModelOptions model = options.model;
   model.data = options.schedule.data_parallel;
+  if (options.device == "cpu") model.weights = "fp32";  // whatever --dtype says: its arithmetic is float32
   if (model.model == "mlp" && !model.layers) model.layers = plan.schedule.stages;  // a layer a stage
   const ModelConfig config = model.load();
   print_warnings(console, config);
@@ -274,7 +282,17 @@ int launch(const Options& options, std::uint32_t count, Console& console) {
 }
 
 int run(const Options& options, Console& console) {
+  if (options.resume && options.checkpoint.empty()) throw BadInput("--resume", "needs --checkpoint DIR");
+  if (options.resume && options.check_gradients) {
+    throw BadInput("--check-gradients", "is of the first step, and not with --resume");
+  }
   const TrainingPlan plan = plan_of(options, console);
+  if (options.dry_run) {
+    print_dry_run(console, plan, options.json);
+    return 0;
+  }
+  // A file that grows beyond its limit is an error to tell, not a death.
+  std::signal(SIGXFSZ, SIG_IGN);
   const std::uint32_t count = plan.schedule.ranks() * plan.schedule.data_parallel;
   if (options.device == "cuda" && options.transport == "nccl" && !options.rank && count > 1 &&
       discover({}, process_environment(), getppid()).launcher == "single")
@@ -285,7 +303,17 @@ int run(const Options& options, Console& console) {
                                 : TrainingData::of_file(options.data, plan.model, plan.layout, plan.seed);
   Team team(options, plan);
   Outcome outcome;
-  for (std::uint64_t step = 1; step <= options.steps; ++step) {
+  std::uint64_t done = 0;
+  if (options.resume) {
+    done = latest_checkpoint(options.checkpoint).value_or(0);
+    team.each([&](Worker& worker) { load_checkpoint(worker, plan, options.checkpoint); });
+    if (done >= options.steps) {
+      throw BadInput("--steps",
+                     fmt::format("is {}, and the checkpoint is of step {} already", options.steps, done));
+    }
+  }
+  const std::uint64_t first = done + 1;
+  for (std::uint64_t step = first; step <= options.steps; ++step) {
     StepResult result;
     team.each([&](Worker& worker) {
       const StepResult own = forward_and_backward(worker, plan, data, step);
@@ -300,13 +328,17 @@ int run(const Options& options, Console& console) {
       worker.sum(norm);
       worker.update(step, plan.optimizer.learning_rate, clip > 0 && norm[0] > clip ? clip / norm[0] : 1);
     });
+    const bool asked = options.checkpoint_every > 0 && step % options.checkpoint_every == 0;
+    if (!options.checkpoint.empty() && (asked || step == options.steps)) {
+      team.each([&](Worker& worker) { save_checkpoint(worker, plan, options.checkpoint, step); });
+    }
     if (!team.leads()) continue;
     outcome.losses.push_back(result.loss);
     outcome.timeline = assemble_timeline(plan.schedule, records, team.stage_memory());
     MemoryProfile nothing;
     nothing.ranks.resize(plan.schedule.ranks());
     outcome.report = summarize(outcome.timeline, nothing);
-    if (step > 1 || options.steps == 1) outcome.steps.push_back(outcome.report.step_time);
+    if (step > first || options.steps == first) outcome.steps.push_back(outcome.report.step_time);
     if (!options.json && console.err_is_terminal) {
       console.err << fmt::format("step {}/{}  loss {:.6g}  {}\n", step, options.steps, result.loss,
                                  plumb::to_text(outcome.report.step_time));
@@ -376,6 +408,14 @@ Command run_command(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--check-gradients", o.check_gradients,
                     "Hold the first step's gradients against the model's in one piece");
+  command
+      ->add_option("--checkpoint", o.checkpoint,
+                   "Write a checkpoint there when the last step is done, and the two newest stay")
+      ->type_name("DIR");
+  command->add_option("--checkpoint-every", o.checkpoint_every, "Also whenever so many steps are done")
+      ->type_name("N");
+  command->add_flag("--resume", o.resume, "Go on from the newest checkpoint of --checkpoint, up to --steps");
+  command->add_flag("--dry-run", o.dry_run, "Print each rank's stages, bytes and schedule; touch no device");
   command->add_option("--timeline", o.timeline, "Write the last step's spans as plumb.timeline/1")
       ->type_name("FILE");
   command->add_option("--trace", o.trace, "Write the last step as a Chrome trace")->type_name("FILE");

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""`plumb run` on the processor: checkpoints, resuming, and what --dry-run says.
+
+usage: run.py PLUMB
+"""
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PLUMB = os.path.abspath(sys.argv.pop(1))
+LIMIT_S = 60
+TINY = ("--model mlp --hidden 8 --layers 4 --ffn 16 --sequence 4")
+BASE = "--ranks 2 --microbatches 4 --device cpu " + TINY
+
+
+def run(line):
+    return subprocess.run([PLUMB, "run", *shlex.split(line)], capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def data(line):
+    done = run(line + " --json")
+    assert done.returncode == 0, (line, done.stderr)
+    return json.loads(done.stdout)
+
+
+class Run(unittest.TestCase):
+    def test_resuming_is_as_if_nothing_had_happened(self):
+        with tempfile.TemporaryDirectory() as folder:
+            whole = data(f"--schedule 1f1b {BASE} --steps 4")["loss"]
+            first = data(f"--schedule 1f1b {BASE} --steps 2 --checkpoint {folder}/c")["loss"]
+            rest = data(f"--schedule 1f1b {BASE} --steps 4 --checkpoint {folder}/c --resume")["loss"]
+            self.assertEqual(first + rest, whole)
+
+    def test_a_damaged_checkpoint_is_refused_by_name(self):
+        with tempfile.TemporaryDirectory() as folder:
+            data(f"--schedule 1f1b {BASE} --steps 1 --checkpoint {folder}")
+            path = f"{folder}/step-00000001/stage-0001.plumb"
+            with open(path, "r+b") as file:
+                file.truncate(os.path.getsize(path) - 3)
+            done = run(f"--schedule 1f1b {BASE} --steps 2 --checkpoint {folder} --resume")
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("stage-0001.plumb", done.stderr)
+
+    def test_a_dry_run_says_what_each_rank_holds(self):
+        document = data(f"--schedule dualpipe {BASE} --dry-run")
+        self.assertEqual(len(document["ranks"]), 2)
+        self.assertEqual(document["ranks"][0]["stages"], [0, 1])
+        measured = data(f"--schedule dualpipe {BASE} --steps 1")
+        self.assertEqual([rank["peak_activation_bytes"] for rank in document["ranks"]],
+                         [rank["peak_activation_bytes"] for rank in measured["ranks"]])
+
+    def test_what_cannot_be_is_refused_with_one_sentence(self):
+        for line, says in ((f"--schedule 1f1b {BASE} --resume", "--checkpoint"),
+                           (f"--schedule 1f1b {BASE} --resume --checkpoint /nowhere", "/nowhere"),
+                           (f"--schedule 1f1b {BASE} --resume --checkpoint /x --check-gradients", "--check-gradients")):
+            done = run(line)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), line)
+            self.assertIn(says, done.stderr)
+            self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
