@@ -79,6 +79,11 @@ void add_layer(Shape& shape, const ModelShape& model, const Layout& layout, bool
 
 }  // namespace
 
+bool makes_input_gradient(const ModelShape& model, const Layout& layout, Stage stage) {
+  const bool lowest = stage.value == 0 && layout.stages.size() > 1;
+  return !(lowest && model.architecture == Architecture::mlp);
+}
+
 WorkKey stage_work(const ModelShape& model, const Layout& layout, Stage stage, WorkKind kind) {
   const StageContent& content = layout.stages[stage.value];
   Shape shape = tokens(layout);
@@ -90,6 +95,7 @@ WorkKey stage_work(const ModelShape& model, const Layout& layout, Stage stage, W
   shape.with("layers", content.layers).with("expert_layers", with_experts);
   shape.with("multi_token_layers", content.multi_token_layers);
   shape.with("embedding", content.embedding).with("head", content.head);
+  shape.with("first", !makes_input_gradient(model, layout, stage));
   if (content.embedding || content.head) shape.with("vocab", model.vocab);
   if (content.head) shape.with("unfused_loss", !layout.numerics.fused_loss);
   const bool whole_backward = kind != WorkKind::forward && kind != WorkKind::optimizer;

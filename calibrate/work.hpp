@@ -10,6 +10,11 @@
 
 namespace plumb {
 
+/// Whether the stage's backward ends in a gradient of its input. Nothing below the first stage of an mlp
+/// wants one, and its backwards are that much shorter; a transformer's first stage needs it for the
+/// embedding. A model in one stage stands for any of its stages.
+bool makes_input_gradient(const ModelShape& model, const Layout& layout, Stage stage);
+
 /// A whole stage on one device, all that layout.stages[stage] says it holds.
 WorkKey stage_work(const ModelShape& model, const Layout& layout, Stage stage, WorkKind kind);
 

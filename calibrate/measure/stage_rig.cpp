@@ -1,5 +1,6 @@
 #include "calibrate/measure/stage_rig.hpp"
 
+#include "calibrate/work.hpp"
 #include "runtime/layers/optimizer.hpp"
 #include "runtime/layers/random.hpp"
 #include "schedules/ir/error.hpp"
@@ -35,6 +36,7 @@ StageRig::StageRig(const ModelShape& model, const Layout& layout, Stage stage,
       beside_(beside),
       type_(layout.numerics.weights == WeightType::fp32 ? DataType::fp32 : DataType::bf16),
       content_(layout.stages.at(stage.value)),
+      makes_input_gradient_(makes_input_gradient(model, layout, stage)),
       specs_(stage_parameters(model, content_)) {
   const std::uint64_t count = elements_of(specs_);
   weights_ = device::Buffer(bytes(count, layers::bytes_of(type_)));
@@ -79,7 +81,7 @@ StageRig::Microbatch StageRig::microbatch(const ModelShape& model, const Layout&
                device::Buffer(n.kept_for_weight),
                device::Buffer(n.gradients_kept),
                device::Buffer(n.output),
-               device::Buffer(content_.embedding ? Bytes{} : hidden),
+               device::Buffer(content_.embedding || !makes_input_gradient_ ? Bytes{} : hidden),
                device::Buffer(content_.head ? (mlp ? hidden : bytes(tokens, 4)) : Bytes{}),
                {},
                {}};

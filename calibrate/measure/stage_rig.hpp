@@ -41,6 +41,7 @@ class StageRig {
   const layers::Lane& beside_;
   layers::DataType type_;
   StageContent content_;
+  bool makes_input_gradient_;
   std::vector<ParameterSpec> specs_;
   device::Buffer weights_, gradients_, master_, first_moment_, second_moment_, loss_;
   device::Buffer scratch_, scratch_beside_;
