@@ -4,6 +4,7 @@
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/schedule_file.hpp"
 #include "sim/estimate.hpp"
+#include "tools/planner/shared_power.hpp"
 
 #include <fmt/format.h>
 
@@ -35,7 +36,10 @@ CostModel ModelRun::costs() const {
 }
 
 Prediction StepToRun::predict(Detail detail) const {
-  Prediction prediction = plumb::predict(schedule, cost, execution, detail);
+  const std::optional<ClockRange> clock =
+      model && model->calibration ? shared_clock(*model->calibration) : std::nullopt;
+  Prediction prediction = clock ? predict_at_shared_power(schedule, cost, execution, *clock, detail)
+                                : plumb::predict(schedule, cost, execution, detail);
   if (!model) return prediction;
   Report& report = prediction.report;
   const Throughput worth =

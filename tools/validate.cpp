@@ -6,7 +6,7 @@
 #include "sim/estimate.hpp"
 #include "tools/command.hpp"
 #include "tools/measured_steps.hpp"
-#include "tools/planner/predict.hpp"
+#include "tools/planner/shared_power.hpp"
 #include "tools/rank_processes.hpp"
 #include "tools/step_options.hpp"
 #include "tools/validation.hpp"
@@ -100,7 +100,12 @@ struct Validator {
     CostModel cost = run.costs();
     // What is measured is the pipeline's work; the optimizer's step stands behind it in a prediction.
     for (StageCost& stage : cost.stages) stage.optimizer_step = {};
-    const Prediction prediction = predict(schedule, cost, options.execution.load());
+    const std::optional<ClockRange> clock =
+        options.device == "cuda" ? shared_clock(calibration) : std::nullopt;
+    const ExecutionOptions execution = options.execution.load();
+    const Prediction prediction =
+        clock ? predict_at_shared_power(schedule, cost, execution, *clock, Detail::segments)
+              : predict(schedule, cost, execution);
 
     TrainingPlan plan;
     plan.schedule = schedule;
