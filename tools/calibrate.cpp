@@ -117,10 +117,12 @@ int measure(const Options& options, Console& console) {
                    "names the file that is written as it fills, and read with --resume; it is required");
   }
   if (!options.ranks) throw BadInput("--ranks", "is required: 1 measures the whole GPU");
-  const ModelConfig config = options.model.load();
+  ModelOptions model = options.model;
+  model.default_mlp_layers(*options.ranks);
+  const ModelConfig config = model.load();
   CalibrationRequest request;
   request.model = config.shape;
-  request.layout = options.model.layout(config.shape, *options.ranks, *options.ranks);
+  request.layout = model.layout(config.shape, *options.ranks, *options.ranks);
   request.ranks = *options.ranks;
   request.transport = options.transport;
   StoppingRule rule;

@@ -46,6 +46,10 @@ struct ModelOptions {
   /// (--layers, --dp) is left to it: it copies the value into the member.
   void add_layout_to(CLI::App& app);
 
+  /// An mlp whose layers nobody counted has as many as this: one a stage, as DualPipe's example has.
+  void default_mlp_layers(std::uint64_t count) {
+    if (model == "mlp" && !layers) layers = count;
+  }
   bool given() const { return !model.empty() || hidden || heads; }
   /// Throws BadInput: nothing known by that name, or what parse_config and model_of refuse.
   ModelConfig load() const;

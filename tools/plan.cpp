@@ -15,6 +15,7 @@
 #include "tools/render/report_tables.hpp"
 #include "tools/render/table.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 
@@ -188,6 +189,8 @@ int run(const Options& options, Console& console) {
   if (options.model.devices) throw BadInput("--devices", "is for a --model; a pipeline alone has --ranks");
   if (!options.ranks) throw BadInput("--ranks", "or --model is required");
   if (options.microbatches.empty()) throw BadInput("--microbatches", "is required with --ranks");
+  if (std::find(options.microbatches.begin(), options.microbatches.end(), 0u) != options.microbatches.end())
+    throw BadInput("--microbatches", "0 of them are no step; expected numbers from 1");
   PlanRequest request;
   request.ranks = *options.ranks;
   request.microbatches = options.microbatches;

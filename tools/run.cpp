@@ -71,7 +71,7 @@ TrainingPlan plan_of(const Options& options, Console& console) {
   ModelOptions model = options.model;
   model.data = options.schedule.data_parallel;
   if (options.device == "cpu") model.weights = "fp32";  // whatever --dtype says: its arithmetic is float32
-  if (model.model == "mlp" && !model.layers) model.layers = plan.schedule.stages;  // a layer a stage
+  model.default_mlp_layers(plan.schedule.stages);
   const ModelConfig config = model.load();
   print_warnings(console, config);
   plan.model = config.shape;

@@ -81,6 +81,7 @@ ModelRun StepOptions::load_model(const LoweredSchedule& lowered, Console& consol
   if (!costs.costs.empty()) throw BadInput("--costs", "and a model both say what ops cost: give one of them");
   ModelOptions options = model;
   if (costs.layers) options.layers = costs.layers;
+  options.default_mlp_layers(lowered.stages);
   options.data = schedule.data_parallel;
   ModelRun run;
   if (!costs.calibration.empty()) run.calibration = load_calibration(costs.calibration);

@@ -86,6 +86,7 @@ struct Validator {
   Calibration calibration;
   DeviceDescription gpu;
   ModelConfig config;
+  ModelOptions model;
   Rendezvous* rendezvous = nullptr;  // with NCCL
 
   bool leads() const { return rendezvous == nullptr || rendezvous->rank() == 0; }
@@ -94,7 +95,7 @@ struct Validator {
   ValidationRow row_of(const NamedShape& named, bool with_trace) {
     ModelRun run{gpu, config.shape, {}, calibration};
     const LoweredSchedule schedule = make_lowered(*named.schedule, named.shape, options.lowering.load());
-    ModelOptions flags = options.model;
+    ModelOptions flags = model;
     flags.data = options.lowering.data_parallel;
     run.layout = flags.layout(run.model, schedule.stages, schedule.ranks());
     CostModel cost = run.costs();
@@ -146,7 +147,19 @@ struct Validator {
 
 int run(const Options& options, Console& console) {
   const double tolerance = parse_tolerance(options.tolerance);
-  Validator validator{options, console, load_calibration(options.calibration), {}, options.model.load()};
+  // All shapes are looked at before anything runs.
+  std::vector<NamedShape> shapes;
+  std::uint32_t most_chunks = 1;
+  for (const std::uint32_t microbatches : options.microbatches) {
+    for (const std::string& name : options.schedules) {
+      shapes.push_back(parse_schedule_name(name, options.ranks, microbatches));
+      most_chunks = std::max(most_chunks, *shapes.back().shape.chunks);
+    }
+  }
+  // Every schedule runs the same model.
+  ModelOptions model = options.model;
+  model.default_mlp_layers(std::uint64_t{options.ranks} * most_chunks);
+  Validator validator{options, console, load_calibration(options.calibration), {}, model.load(), model};
   if (!options.gpu.gpu.empty()) {
     validator.gpu = options.gpu.load();
   } else if (const DeviceDescription* known = measured_device(validator.calibration)) {
@@ -154,12 +167,6 @@ int run(const Options& options, Console& console) {
   } else {
     throw BadInput("--gpu", fmt::format("is required: {} says of no known device what it was measured on",
                                         options.calibration));
-  }
-  // All shapes are looked at before anything runs.
-  std::vector<NamedShape> shapes;
-  for (const std::uint32_t microbatches : options.microbatches) {
-    for (const std::string& name : options.schedules)
-      shapes.push_back(parse_schedule_name(name, options.ranks, microbatches));
   }
   std::unique_ptr<Rendezvous> rendezvous;
   if (options.device == "cuda" && options.transport == "nccl") {

@@ -89,6 +89,13 @@ class Validate(unittest.TestCase):
         self.assertEqual(len([n for n in names if n.endswith("predicted")]), 4)
         self.assertEqual(len([n for n in names if n.endswith("measured")]), 4)
 
+    def test_an_mlp_has_a_layer_for_every_chunk_of_the_finest_schedule(self):
+        # 4 ranks x 2 chunks = 8 layers, also for 1F1B: rank 0 holds 4 microbatches of 2 layers, 9h floats a token each.
+        done = self.run_plumb("--device", "cpu", "--ranks", 4, "--model", "mlp", "--hidden", HIDDEN, "--sequence", TOKENS, "--dtype",
+                              "fp32", "--steps", 1, "--schedules", "1f1b,zb-v", "--microbatches", 8, "--tolerance", "1000%", "--json")
+        row = json.loads(done.stdout)["rows"][0]
+        self.assertEqual(row["measured"]["peak_activation_bytes"], 4 * 2 * 9 * HIDDEN * TOKENS * 4)
+
     def test_exit_code_1_beyond_the_tolerance(self):
         self.assertEqual(self.on_cpu("--schedules", "1f1b", "--microbatches", 4, "--tolerance", "0%").returncode, 1)
 
