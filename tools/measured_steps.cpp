@@ -8,14 +8,25 @@
 #include "runtime/together.hpp"
 #include "runtime/train_step.hpp"
 #include "schedules/model/layer_costs.hpp"
-#include "tools/rank_processes.hpp"
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <string>
 
 namespace plumb::tools {
 namespace {
+
+// Of several processes each has one worker, and the rendezvous belongs to the thread that runs it.
+void run_all(Crew& crew, const std::function<void(Worker&)>& body) {
+  if (crew.rendezvous == nullptr) return run_together(crew.workers, body);
+  try {
+    body(*crew.workers.front());
+  } catch (...) {
+    crew.workers.front()->abort();
+    throw;
+  }
+}
 
 // [rank] of the first copy: what each recorded in the last step; empty where another process has them.
 std::vector<StepTimes> records_of(Crew& crew, const TrainingPlan& plan) {
@@ -59,25 +70,15 @@ MeasuredStep summarized(const Crew& crew, const TrainingPlan& plan, const std::v
 
 }  // namespace
 
-Crew make_crew(const TrainingPlan& plan, RunDevice device, RunTransport transport,
-               std::map<std::string, std::string>* algorithms, Rendezvous* rendezvous) {
+Crew make_crew(const TrainingPlan& plan, RunDevice device, RunTransport transport, const NcclOptions& nccl,
+               Rendezvous* rendezvous) {
   Crew crew;
   if (device == RunDevice::cpu) {
     crew.workers = make_cpu_workers(plan);
   } else if (transport == RunTransport::local) {
-    crew.workers = make_gpu_workers(plan, {0, algorithms});
+    crew.workers = make_gpu_workers(plan, {0, nccl.algorithms});
   } else {
-    NcclOptions options;
-    const std::uint32_t gpus = std::max(1u, visible_gpus());
-    options.device = rendezvous->rank() % gpus;
-    // Ranks that share a GPU have a share of its multiprocessors each.
-    const std::uint32_t sharing = (rendezvous->ranks() + gpus - 1) / gpus;
-    if (sharing > 1) {
-      options.shares = sharing;
-      options.share = rendezvous->rank() / gpus;
-    }
-    options.algorithms = algorithms;
-    crew.workers.push_back(make_nccl_worker(plan, *rendezvous, options));
+    crew.workers.push_back(make_nccl_worker(plan, *rendezvous, nccl));
     crew.rendezvous = rendezvous;
   }
   return crew;
@@ -94,7 +95,7 @@ Bytes peak_activations(Crew& crew) {
 
 std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, const TrainingData& data,
                                         std::uint32_t count, const WarmUp& warm_up) {
-  run_together(crew.workers, [&](Worker& worker) { run_schedule(worker, data, 1); });
+  run_all(crew, [&](Worker& worker) { run_schedule(worker, data, 1); });
   // Every worker knows the messages of all stages, and all of those that it holds.
   std::vector<StageMemory> memory(crew.workers.front()->stage_memory().begin(),
                                   crew.workers.front()->stage_memory().end());
@@ -103,7 +104,7 @@ std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, co
       memory[stage.value] = worker->stage_memory()[stage.value];
   }
   const auto run_steps = [&](std::int64_t steps) {
-    run_together(crew.workers, [&](Worker& worker) {
+    run_all(crew, [&](Worker& worker) {
       for (std::int64_t i = 0; i < steps; ++i) {
         worker.clear_gradients();
         execute(worker.program(), worker);

@@ -1,13 +1,12 @@
 // Steps of a schedule that really run, timed: the other half of a prediction.
 #pragma once
+#include "runtime/gpu_workers.hpp"
 #include "runtime/training_data.hpp"
 #include "runtime/worker.hpp"
 #include "sim/report.hpp"
 
 #include <cstdint>
-#include <map>
 #include <memory>
-#include <string>
 #include <vector>
 
 namespace plumb {
@@ -32,10 +31,10 @@ struct Crew {
   Rendezvous* rendezvous = nullptr;  // with NCCL
 };
 
-/// `algorithms`: how matrix products are computed, as a calibration pins them; may grow. `rendezvous`: with
-/// NCCL. Throws DeviceError.
-Crew make_crew(const TrainingPlan& plan, RunDevice device, RunTransport transport,
-               std::map<std::string, std::string>* algorithms, Rendezvous* rendezvous);
+/// `nccl.algorithms` says, with every transport, how matrix products are computed, as a calibration pins
+/// them, and may grow; the rest of `nccl`, and `rendezvous`, are for NCCL. Throws DeviceError.
+Crew make_crew(const TrainingPlan& plan, RunDevice device, RunTransport transport, const NcclOptions& nccl,
+               Rendezvous* rendezvous);
 
 /// The most activation bytes that the arena of any rank holds at once, in program order: without receive
 /// buffers, workspace and padding. With NCCL all ranks call it, and rank 0 learns it.

@@ -87,6 +87,7 @@ struct Validator {
   DeviceDescription gpu;
   ModelConfig config;
   ModelOptions model;
+  NcclOptions nccl;
   Rendezvous* rendezvous = nullptr;  // with NCCL
 
   bool leads() const { return rendezvous == nullptr || rendezvous->rank() == 0; }
@@ -114,9 +115,9 @@ struct Validator {
     plan.layout = run.layout;
     plan.deadline = parse_duration(options.deadline, "--deadline");
     const TrainingData data = TrainingData::synthetic(plan.model, plan.layout, plan.seed);
-    Crew crew = make_crew(plan, options.device == "cpu" ? RunDevice::cpu : RunDevice::cuda,
-                          options.transport == "nccl" ? RunTransport::nccl : RunTransport::local,
-                          &calibration.algorithms, rendezvous);
+    Crew crew =
+        make_crew(plan, options.device == "cpu" ? RunDevice::cpu : RunDevice::cuda,
+                  options.transport == "nccl" ? RunTransport::nccl : RunTransport::local, nccl, rendezvous);
     const Bytes peak = peak_activations(crew);
     const std::vector<MeasuredStep> steps =
         measure_steps(crew, plan, data, options.steps, options.device == "cpu" ? WarmUp{{}, {}} : WarmUp{});
@@ -159,7 +160,7 @@ int run(const Options& options, Console& console) {
   // Every schedule runs the same model.
   ModelOptions model = options.model;
   model.default_mlp_layers(std::uint64_t{options.ranks} * most_chunks);
-  Validator validator{options, console, load_calibration(options.calibration), {}, model.load(), model};
+  Validator validator{options, console, load_calibration(options.calibration), {}, model.load(), model, {}};
   if (!options.gpu.gpu.empty()) {
     validator.gpu = options.gpu.load();
   } else if (const DeviceDescription* known = measured_device(validator.calibration)) {
@@ -168,12 +169,21 @@ int run(const Options& options, Console& console) {
     throw BadInput("--gpu", fmt::format("is required: {} says of no known device what it was measured on",
                                         options.calibration));
   }
+  validator.nccl.algorithms = &validator.calibration.algorithms;
   std::unique_ptr<Rendezvous> rendezvous;
   if (options.device == "cuda" && options.transport == "nccl") {
     const Placement placement = discover({}, process_environment(), getppid());
     if (const auto code = run_own_ranks_unless_launched(options.ranks, placement)) return *code;
     rendezvous = std::make_unique<Rendezvous>(placement);
     validator.rendezvous = rendezvous.get();
+    const std::uint32_t gpus = std::max(1u, visible_gpus());
+    validator.nccl.device = placement.local_rank % gpus;
+    // Ranks that share a GPU have a share of its multiprocessors each.
+    const std::uint32_t sharing = (placement.local_ranks + gpus - 1) / gpus;
+    if (sharing > 1) {
+      validator.nccl.shares = sharing;
+      validator.nccl.share = placement.local_rank / gpus;
+    }
   }
   if (validator.leads()) print_warnings(console, validator.config);
   std::vector<ValidationRow> rows;
