@@ -11,36 +11,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <functional>
 #include <string>
 
 namespace plumb::tools {
 namespace {
-
-// Of several processes each has one worker, and the rendezvous belongs to the thread that runs it.
-void run_all(Crew& crew, const std::function<void(Worker&)>& body) {
-  if (crew.rendezvous == nullptr) return run_together(crew.workers, body);
-  try {
-    body(*crew.workers.front());
-  } catch (...) {
-    crew.workers.front()->abort();
-    throw;
-  }
-}
-
-// [rank] of the first copy: what each recorded in the last step; empty where another process has them.
-std::vector<StepTimes> records_of(Crew& crew, const TrainingPlan& plan) {
-  if (crew.rendezvous == nullptr) {
-    std::vector<StepTimes> records;
-    for (const auto& worker : crew.workers) {
-      if (worker->copy() == 0) records.push_back(worker->times());
-    }
-    return records;
-  }
-  std::vector<StepTimes> records = gather_times(*crew.rendezvous, crew.workers.front()->times());
-  if (!records.empty()) records.resize(plan.schedule.ranks());
-  return records;
-}
 
 // What a worker's arena held over the step, beside what its stages hold all along.
 RankMemory memory_of(const Worker& worker, const TrainingPlan& plan, const StepTimes& times) {
@@ -82,6 +56,29 @@ Crew make_crew(const TrainingPlan& plan, RunDevice device, RunTransport transpor
     crew.rendezvous = rendezvous;
   }
   return crew;
+}
+
+void run_all(Crew& crew, const std::function<void(Worker&)>& body) {
+  if (crew.rendezvous == nullptr) return run_together(crew.workers, body);
+  try {
+    body(*crew.workers.front());
+  } catch (...) {
+    crew.workers.front()->abort();
+    throw;
+  }
+}
+
+std::vector<StepTimes> records_of(Crew& crew, const TrainingPlan& plan) {
+  if (crew.rendezvous == nullptr) {
+    std::vector<StepTimes> records;
+    for (const auto& worker : crew.workers) {
+      if (worker->copy() == 0) records.push_back(worker->times());
+    }
+    return records;
+  }
+  std::vector<StepTimes> records = gather_times(*crew.rendezvous, crew.workers.front()->times());
+  if (!records.empty()) records.resize(plan.schedule.ranks());
+  return records;
 }
 
 Bytes peak_activations(Crew& crew) {

@@ -6,6 +6,7 @@
 #include "sim/report.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -35,6 +36,14 @@ struct Crew {
 /// them, and may grow; the rest of `nccl`, and `rendezvous`, are for NCCL. Throws DeviceError.
 Crew make_crew(const TrainingPlan& plan, RunDevice device, RunTransport transport, const NcclOptions& nccl,
                Rendezvous* rendezvous);
+
+/// Runs `body` for every worker of this process: all at once on threads of their own, or with NCCL on this
+/// thread, to which the rendezvous belongs. When one fails, the others are aborted.
+void run_all(Crew& crew, const std::function<void(Worker&)>& body);
+
+/// [rank] of the first copy: what each recorded in its last step. With NCCL all ranks call it, and it is
+/// empty on all but rank 0.
+std::vector<StepTimes> records_of(Crew& crew, const TrainingPlan& plan);
 
 /// The most activation bytes that the arena of any rank holds at once, in program order: without receive
 /// buffers, workspace and padding. With NCCL all ranks call it, and rank 0 learns it.

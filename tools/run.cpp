@@ -7,8 +7,6 @@
 #include "runtime/gradient_check.hpp"
 #include "runtime/launch/mps.hpp"
 #include "runtime/launch/own_ranks.hpp"
-#include "runtime/record_exchange.hpp"
-#include "runtime/together.hpp"
 #include "runtime/train_step.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/timeline_file.hpp"
@@ -16,6 +14,7 @@
 #include "sim/report.hpp"
 #include "tools/command.hpp"
 #include "tools/dry_run.hpp"
+#include "tools/measured_steps.hpp"
 #include "tools/model_options.hpp"
 #include "tools/options.hpp"
 
@@ -94,13 +93,13 @@ class Team {
     const std::uint32_t count = plan.schedule.ranks() * plan.schedule.data_parallel;
     if (options.device == "cpu") {
       if (options.transport == "nccl") throw BadInput("--transport", "nccl is for --device cuda");
-      workers_ = make_cpu_workers(plan);
+      crew_.workers = make_cpu_workers(plan);
       return;
     }
     gpu_ = true;
     gpu_options_ = {count, &algorithms_, PairPriority::equal};
     if (options.transport == "local") {
-      workers_ = make_gpu_workers(plan, gpu_options_);
+      crew_.workers = make_gpu_workers(plan, gpu_options_);
       return;
     }
     PlacementFlags flags;
@@ -121,40 +120,23 @@ class Team {
       nccl.share = placement.local_rank / options.gpus;
     }
     nccl.algorithms = &algorithms_;
-    workers_.push_back(make_nccl_worker(plan, *rendezvous_, nccl));
+    crew_.workers.push_back(make_nccl_worker(plan, *rendezvous_, nccl));
+    crew_.rendezvous = rendezvous_.get();
   }
 
   /// Whether this process is the one that speaks.
   bool leads() const { return !rendezvous_ || rendezvous_->rank() == 0; }
 
-  void each(const std::function<void(Worker&)>& body) {
-    if (!rendezvous_) return run_together(workers_, body);
-    // A rendezvous belongs to this thread.
-    try {
-      body(*workers_.front());
-    } catch (...) {
-      workers_.front()->abort();
-      throw;
-    }
-  }
+  void each(const std::function<void(Worker&)>& body) { run_all(crew_, body); }
 
   /// Of the first copy's ranks; empty where this process does not lead.
-  std::vector<StepTimes> times() {
-    std::vector<StepTimes> records;
-    if (rendezvous_) {
-      records = gather_times(*rendezvous_, workers_.front()->times());
-    } else {
-      for (const auto& worker : workers_) records.push_back(worker->times());
-    }
-    if (leads()) records.resize(plan_.schedule.ranks());
-    return records;
-  }
+  std::vector<StepTimes> times() { return records_of(crew_, plan_); }
 
   GradientCheck check(const TrainingData& data) {
     const Unpipelined expected =
         gpu_ ? run_unpipelined_on_gpu(plan_, data, 1, gpu_options_) : run_unpipelined(plan_, data, 1);
     GradientCheck worst;
-    for (const auto& worker : workers_) {
+    for (const auto& worker : crew_.workers) {
       NamedGradients own, of_expected;
       add_gradients(*worker, plan_, own);
       for (const auto& [name, gradients] : own) of_expected[name] = expected.gradients.at(name);
@@ -186,7 +168,7 @@ class Team {
     return peaks;
   }
 
-  std::span<const StageMemory> stage_memory() const { return workers_.front()->stage_memory(); }
+  std::span<const StageMemory> stage_memory() const { return crew_.workers.front()->stage_memory(); }
 
  private:
   const TrainingPlan& plan_;
@@ -194,7 +176,7 @@ class Team {
   GpuOptions gpu_options_;
   bool gpu_ = false;
   std::unique_ptr<Rendezvous> rendezvous_;
-  std::vector<std::unique_ptr<Worker>> workers_;
+  Crew crew_;
 };
 
 struct Outcome {
