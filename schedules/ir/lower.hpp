@@ -10,6 +10,9 @@
 
 namespace plumb {
 
+/// The peer of a message whose text names none.
+inline constexpr Rank unknown_peer{0xffffffff};
+
 /// One send or receive; `op.stage` is the stage of this rank that sends or receives.
 struct Message {
   Op op;

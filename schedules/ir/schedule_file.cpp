@@ -35,8 +35,6 @@ std::string shown(std::string_view text) {
 
 using Element = std::variant<Action, Message, Collective>;
 
-constexpr Rank unknown_peer{0xffffffff};
-
 // One token that is no group: an op, a pair, a message or a collective.
 std::optional<Element> parse_element(std::string_view token) {
   if (const auto action = parse_action(token)) return *action;
