@@ -56,8 +56,9 @@ class Backend {
   virtual void compute(const ComputeStep& step) = 0;
   virtual void communicate(const CommStep& step) = 0;
   virtual void reduce(const ReduceStep& step) = 0;
-  /// Returns when everything that was launched is done. Throws DeviceError that names rank and step where the
-  /// deadline passes first or another rank has failed.
+  /// Returns when everything that was launched is done, and where the model's head is tied to its embedding,
+  /// the gradients of the matrix that the first and the last stage share are one sum. Throws DeviceError that
+  /// names rank and step where the deadline passes first or another rank has failed.
   virtual void finish_step() = 0;
   /// Of the last finished step.
   virtual StepTimes times() = 0;

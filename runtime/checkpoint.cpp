@@ -104,8 +104,10 @@ bool writes(const Worker& worker, const TrainingPlan& plan, Stage stage) {
   return false;
 }
 
-std::string content_of(const StageState& state, const std::vector<ParameterSpec>& parameters,
-                       std::uint64_t seed, std::uint64_t step) {
+// What another stage owns is in that stage's file.
+std::string content_of(const StageState& state, std::vector<ParameterSpec> parameters, std::uint64_t seed,
+                       std::uint64_t step) {
+  std::erase_if(parameters, [](const ParameterSpec& parameter) { return parameter.copied; });
   std::string content =
       fmt::format("{}\nstep {}\nseed {}\nparameters {}\n", magic, step, seed, parameters.size());
   for (const ParameterSpec& parameter : parameters) {

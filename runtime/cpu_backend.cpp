@@ -286,6 +286,8 @@ class CpuWorker : public Worker {
       }
     }
     times_.segments.reserve(2 * pairs);
+    if (const auto shared = shared_matrix(plan_.model, plan_.layout.stages.front()))
+      shared_.resize(shared->elements());
     for (const Stage stage : program_.held) {
       Owned& owned = owned_[stage.value].emplace();
       const auto& parameters = stages_[stage.value].parameters();
@@ -370,6 +372,7 @@ class CpuWorker : public Worker {
       times_.messages[i].begin = boxes_[i]->begin;
       times_.messages[i].end = boxes_[i]->end;
     }
+    sum_shared_matrix();
   }
 
   StepTimes times() override { return times_; }
@@ -402,8 +405,11 @@ class CpuWorker : public Worker {
     double sum = 0;
     for (const Stage stage : program_.held) {
       if (world_->reduction(stage).parts.begin()->first != index_) continue;
-      for (const float gradient : owned_[stage.value]->gradients) {
-        sum += static_cast<double>(gradient) * static_cast<double>(gradient);
+      for (const ParameterSpec& parameter : stages_[stage.value].parameters()) {
+        if (parameter.copied) continue;
+        for (const float gradient : part_of(owned_[stage.value]->gradients, parameter)) {
+          sum += static_cast<double>(gradient) * static_cast<double>(gradient);
+        }
       }
     }
     return sum;
@@ -456,6 +462,32 @@ class CpuWorker : public Worker {
     for (std::uint32_t s = 0; s < plan.schedule.stages; ++s)
       stages.emplace_back(plan.model, plan.layout, Stage{s});
     return stages;
+  }
+
+  static std::span<float> part_of(std::vector<float>& flat, const ParameterSpec& parameter) {
+    return std::span(flat).subspan(parameter.offset, parameter.elements());
+  }
+
+  // A tied head's matrix is on the first and on the last stage. The owners of each have one sum already; of
+  // these sums one worker each adds its own, and everybody takes the sum of both. Of two floats it is exact
+  // in float64, so it is rounded once, as if they had been added as floats.
+  void sum_shared_matrix() {
+    if (shared_.empty()) return;
+    const auto each = [&](const auto& act) {
+      for (const Stage stage : program_.held) {
+        const auto parameter = shared_matrix(plan_.model, plan_.layout.stages[stage.value]);
+        if (parameter) act(stage, part_of(owned_[stage.value]->gradients, *parameter));
+      }
+    };
+    std::fill(shared_.begin(), shared_.end(), 0.0);
+    each([&](Stage stage, std::span<float> part) {
+      if (world_->reduction(stage).parts.begin()->first != index_) return;
+      for (std::size_t i = 0; i < part.size(); ++i) shared_[i] += static_cast<double>(part[i]);
+    });
+    world_->sum(index_, shared_);
+    each([&](Stage, std::span<float> part) {
+      for (std::size_t i = 0; i < part.size(); ++i) part[i] = static_cast<float>(shared_[i]);
+    });
   }
 
   Owned& owned(Stage stage) {
@@ -546,6 +578,7 @@ class CpuWorker : public Worker {
   std::vector<std::optional<double>> losses_;
   std::vector<Mailbox*> boxes_;  // [message]
   std::vector<Stage> reductions_;
+  std::vector<double> shared_;  // of the matrix that first and last stage share; empty where there is none
   StepTimes times_;
   std::uint32_t next_ = 0;
 };

@@ -77,7 +77,7 @@ class Worker : public Backend {
   /// Of the last step: the mean loss over the elements of each microbatch whose last stage is here.
   virtual std::vector<std::pair<Microbatch, double>> losses() = 0;
   /// The sum of squares of the held stages' gradients, each stage by its lowest owner in copy 0 alone, so
-  /// that the sum over all workers counts everything once.
+  /// that the sum over all workers counts everything once; so without what another stage owns.
   virtual double squared_gradient_norm() = 0;
   /// One AdamW step, the `step`-th (from 1), with gradients times `gradient_scale`.
   virtual void update(std::uint64_t step, double learning_rate, double gradient_scale) = 0;

@@ -74,7 +74,7 @@ TrainingPlan plan_of(const Options& options, Console& console) {
   const ModelConfig config = model.load();
   print_warnings(console, config);
   plan.model = config.shape;
-  if (plan.model.tied_embeddings) {
+  if (plan.model.tied_embeddings && options.device != "cpu") {
     console.err << "plumb: the head of " << plan.model.name << " is trained apart from its embedding\n";
     plan.model.tied_embeddings = false;
   }

@@ -49,7 +49,7 @@ Stage<T>::Stage(const ModelShape& model, const Layout& layout, plumb::Stage stag
     mlp_target_ = place(Block::for_input, hidden);
   } else if (content_.head) {
     final_norm_ = make_norm("final_norm");
-    head_ = make_linear("head", model.hidden, model.vocab);
+    head_ = make_linear(head_name(model), "", model.hidden, model.vocab);
     log_sum_exp_ = place(Block::for_input, tokens_);
     targets_ = place(Block::for_input, tokens_, sizeof(std::int32_t));
   }
@@ -94,9 +94,15 @@ auto Stage<T>::make_norm(const std::string& name) -> Norm {
 
 template <class T>
 auto Stage<T>::make_linear(const std::string& name, std::uint64_t inputs, std::uint64_t outputs) -> Linear {
+  return make_linear(name + ".weight", name + ".bias", inputs, outputs);
+}
+
+template <class T>
+auto Stage<T>::make_linear(const std::string& weight, const std::string& bias, std::uint64_t inputs,
+                           std::uint64_t outputs) -> Linear {
   Linear linear;
-  linear.weight = find(name + ".weight");
-  linear.bias = find(name + ".bias");
+  linear.weight = find(weight);
+  linear.bias = find(bias);
   PLUMB_CHECK(linear.weight != none);
   linear.shape = {tokens_, inputs, outputs};
   linear.input = place(Block::for_weight, tokens_ * inputs);

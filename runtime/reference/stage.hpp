@@ -99,6 +99,8 @@ class Stage {
   std::uint32_t find(const std::string& name) const;
   Norm make_norm(const std::string& name);
   Linear make_linear(const std::string& name, std::uint64_t inputs, std::uint64_t outputs);
+  Linear make_linear(const std::string& weight, const std::string& bias, std::uint64_t inputs,
+                     std::uint64_t outputs);
   void make_layer(std::uint64_t number);
 
   std::span<const T> weight(std::span<const T> weights, std::uint32_t parameter) const;

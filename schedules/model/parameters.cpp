@@ -14,15 +14,16 @@ class Lister {
   explicit Lister(const ModelShape& model) : model_(model) {}
 
   void matrix(std::string name, std::uint64_t rows, std::uint64_t columns, double deviation) {
-    add({std::move(name), rows, columns, 0, 0, static_cast<float>(deviation), true});
+    add({std::move(name), rows, columns, 0, 0, static_cast<float>(deviation), true, false});
   }
   void vector(std::string name, std::uint64_t width, float value) {
-    add({std::move(name), 1, width, 0, value, 0, false});
+    add({std::move(name), 1, width, 0, value, 0, false, false});
   }
   void norm(const std::string& name) {
     vector(name + ".gain", model_.hidden, 1);
     if (model_.norm == NormKind::layer_norm) vector(name + ".bias", model_.hidden, 0);
   }
+  void last_is_copied() { parameters_.back().copied = true; }
   std::vector<ParameterSpec> take() { return std::move(parameters_); }
 
  private:
@@ -47,7 +48,6 @@ void refuse_what_nobody_computes(const ModelShape& model, const StageContent& co
   refuse(model.attention.latent.has_value(), "latent attention");
   refuse(model.attention.query_key_norm, "norms of queries and keys");
   refuse(content.multi_token_layers > 0, "multi-token prediction modules");
-  refuse(model.tied_embeddings, "tied embeddings");
 }
 
 }  // namespace
@@ -90,9 +90,24 @@ std::vector<ParameterSpec> stage_parameters(const ModelShape& model, const Stage
   }
   if (content.head && !mlp) {
     list.norm("final_norm");
-    list.matrix("head.weight", model.vocab, model.hidden, deviation);
+    if (!model.tied_embeddings || !content.embedding) {
+      list.matrix(head_name(model), model.vocab, model.hidden, deviation);
+      if (model.tied_embeddings) list.last_is_copied();
+    }
   }
   return list.take();
+}
+
+std::string head_name(const ModelShape& model) {
+  return model.tied_embeddings ? "embedding.weight" : "head.weight";
+}
+
+std::optional<ParameterSpec> shared_matrix(const ModelShape& model, const StageContent& content) {
+  if (!model.tied_embeddings || content.embedding == content.head) return std::nullopt;
+  for (const ParameterSpec& parameter : stage_parameters(model, content)) {
+    if (parameter.name == head_name(model)) return parameter;
+  }
+  return std::nullopt;
 }
 
 std::uint64_t elements_of(std::span<const ParameterSpec> parameters) {

@@ -6,6 +6,7 @@
 #include "schedules/model/model_shape.hpp"
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,6 +25,9 @@ struct ParameterSpec {
   float mean = 0;
   float deviation = 0;
   bool decays = false;  // takes part in weight decay: matrices do, gains and biases don't
+  /// Another stage owns it: a tied head's matrix, where the embedding is elsewhere. Both hold the same values
+  /// and, once a step has ended, the same gradient: the sum of what each of them adds.
+  bool copied = false;
 
   std::uint64_t elements() const { return rows * columns; }
   bool operator==(const ParameterSpec&) const = default;
@@ -38,12 +42,20 @@ struct ParameterSpec {
 ///               .norm_2.gain (.bias); .gate_up.weight [2 ffn, hidden], gate first, or .up.weight [ffn,
 ///               hidden] (.bias); .down.weight [hidden, ffn] (.bias)
 ///   layer n of an mlp   layers.n.up.weight [ffn, hidden], layers.n.down.weight [hidden, ffn]
-///   head        final_norm.gain (.bias), head.weight [vocab, hidden]
+///   head        final_norm.gain (.bias), head.weight [vocab, hidden]; a tied head has embedding.weight
+///               instead, copied, or nothing more where the embedding is on the same stage
 ///
 /// Weights begin with a deviation of 0.02; those that end a residual branch (output, down) with 0.02 / sqrt(2
 /// layers), as GPT-2's. An mlp's have 1 / sqrt(inputs). Throws BadInput naming what no runtime of ours
-/// computes: experts, latent attention, query and key norms, MTP modules, tied embeddings.
+/// computes: experts, latent attention, query and key norms, MTP modules.
 std::vector<ParameterSpec> stage_parameters(const ModelShape& model, const StageContent& content);
+
+/// The name of the head's matrix: embedding.weight where it is tied.
+std::string head_name(const ModelShape& model);
+
+/// The matrix that the first and the last stage share, in the parameters of one of them: nothing where there
+/// is none, or only one of it.
+std::optional<ParameterSpec> shared_matrix(const ModelShape& model, const StageContent& content);
 
 /// How many elements a stage's parameters have together.
 std::uint64_t elements_of(std::span<const ParameterSpec> parameters);

@@ -1,7 +1,6 @@
 // Schedules on one GPU with a process a rank and NCCL between them, started by this program itself.
 //   nccl_steps HIDDEN TOKENS RANKS MICROBATCHES SCHEDULE[:CHUNKS][,…] [check] [batched] [shares] [gpt]
-//   [without-mps]
-//              [kill | freeze]
+//              [fp32] [without-mps] [kill | freeze]
 // shares: each rank has its own share of the GPU instead of all of it. kill, freeze: rank 1 is killed, or
 // stopped, in the middle of the second step; the deadline is 5 s.
 #include "runtime/bootstrap/rendezvous.hpp"
@@ -37,6 +36,7 @@ struct Settings {
   std::uint32_t microbatches = 0;
   std::string schedules;
   bool check = false, batched = false, shares = false, text = false, mps = true, kill = false, freeze = false;
+  bool fp32 = false;
 };
 
 Settings read(int argc, char** argv) {
@@ -48,7 +48,8 @@ Settings read(int argc, char** argv) {
   s.schedules = argv[5];
   const std::map<std::string, bool Settings::*> flags{
       {"check", &Settings::check}, {"batched", &Settings::batched}, {"shares", &Settings::shares},
-      {"gpt", &Settings::text},    {"kill", &Settings::kill},       {"freeze", &Settings::freeze}};
+      {"gpt", &Settings::text},    {"kill", &Settings::kill},       {"freeze", &Settings::freeze},
+      {"fp32", &Settings::fp32}};
   for (int i = 6; i < argc; ++i) {
     if (std::string(argv[i]) == "without-mps") s.mps = false;
     if (const auto flag = flags.find(argv[i]); flag != flags.end()) s.*flag->second = true;
@@ -70,8 +71,8 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
     shape.chunks = static_cast<std::uint32_t>(std::stoul(name.substr(colon + 1)));
   LoweredSchedule lowered = make_lowered(generator(name.substr(0, colon)), shape,
                                          {s.batched ? CommPlacement::batched : CommPlacement::per_op, 1});
-  TrainingPlan plan =
-      plan_for(std::move(lowered), s.text ? gpt(s.hidden) : mlp(s.hidden), s.tokens, WeightType::bf16);
+  TrainingPlan plan = plan_for(std::move(lowered), s.text ? gpt(s.hidden) : mlp(s.hidden), s.tokens,
+                               s.fp32 ? WeightType::fp32 : WeightType::bf16);
   if (s.kill || s.freeze) plan.deadline = Duration{5'000'000'000};
 
   std::map<std::string, std::string> algorithms;

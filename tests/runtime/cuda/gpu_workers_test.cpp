@@ -64,10 +64,15 @@ double bound(const LoweredSchedule& schedule) {
   return 0;
 }
 
+// What is chosen once holds for every test: trying products out takes longer than the tests themselves.
+std::map<std::string, std::string>& chosen_algorithms() {
+  static std::map<std::string, std::string> algorithms;
+  return algorithms;
+}
+
 void expect_unpipelined(const TrainingPlan& plan) {
-  std::map<std::string, std::string> algorithms;
   const std::uint32_t shares = plan.schedule.ranks() * plan.schedule.data_parallel;
-  const GpuOptions options{shares, &algorithms};
+  const GpuOptions options{shares, &chosen_algorithms()};
   Team team = make_gpu_workers(plan, options);
   load(team, plan);
   step(team);

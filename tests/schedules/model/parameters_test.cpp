@@ -58,6 +58,34 @@ TEST(Parameters, BeginAlikeHoweverTheModelIsCut) {
   EXPECT_EQ(whole["final_norm.gain"], std::vector<float>(8, 1.0f));
 }
 
+// The last stage has a copy of the first one's matrix under its name, which begins with the same values; in
+// one piece there is one.
+TEST(Parameters, ATiedHeadHasTheEmbeddingsMatrix) {
+  ModelShape model = small();
+  model.tied_embeddings = true;
+  const StageContent first{0, 2, 0, true, false, Recompute::none},
+      last{2, 2, 0, false, true, Recompute::none};
+  const StageContent whole{0, 4, 0, true, true, Recompute::none};
+  const auto own = shared_matrix(model, first), copy = shared_matrix(model, last);
+  ASSERT_TRUE(own && copy);
+  EXPECT_FALSE(own->copied);
+  EXPECT_TRUE(copy->copied);
+  EXPECT_EQ(own->name, "embedding.weight");
+  EXPECT_EQ(copy->name, "embedding.weight");
+  EXPECT_EQ(copy->elements(), 16u * 8u);
+  std::vector<float> a(own->elements()), b(copy->elements());
+  initialise(*own, 7, a);
+  initialise(*copy, 7, b);
+  EXPECT_EQ(a, b);
+  EXPECT_FALSE(shared_matrix(model, whole));
+  EXPECT_FALSE(shared_matrix(model, {1, 1, 0, false, false, Recompute::none}));
+  // Without the copy, the pieces have as many as the whole: the embedding and 4 layers' 496, and final_norm.
+  const auto of = [&](const StageContent& content) { return elements_of(stage_parameters(model, content)); };
+  EXPECT_EQ(of(whole), 128u + 4u * 496u + 8u);
+  EXPECT_EQ(of(first) + of(last), of(whole) + 128u);
+  EXPECT_EQ(stage_parameters(model, whole).back().name, "final_norm.gain");
+}
+
 // The mean of 100,000 values of deviation 1 deviates by 1 / 316; four standard errors are 0.0127, and of the
 // variance (kurtosis 3 - 6 / 20 for four uniform numbers, so 1.7 in place of 2) 4 x sqrt(1.7 / 100,000) =
 // 0.0165.
@@ -80,7 +108,7 @@ TEST(Parameters, RefusesWhatNoRuntimeComputes) {
   model.experts = ExpertsShape{};
   EXPECT_THROW(stage_parameters(model, {0, 1, 0, false, false, Recompute::none}), BadInput);
   model = small();
-  model.tied_embeddings = true;
+  model.attention.latent = LatentAttention{};
   EXPECT_THROW(stage_parameters(model, {0, 1, 0, false, false, Recompute::none}), BadInput);
 }
 
