@@ -1,6 +1,7 @@
 #include "tools/measured_steps.hpp"
 
 #include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/clock_watch.hpp"
 #include "runtime/cpu_backend.hpp"
 #include "runtime/executor.hpp"
 #include "runtime/gpu_workers.hpp"
@@ -92,14 +93,10 @@ Bytes peak_activations(Crew& crew) {
 
 std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, const TrainingData& data,
                                         std::uint32_t count, const WarmUp& warm_up) {
-  run_all(crew, [&](Worker& worker) { run_schedule(worker, data, 1); });
-  // Every worker knows the messages of all stages, and all of those that it holds.
-  std::vector<StageMemory> memory(crew.workers.front()->stage_memory().begin(),
-                                  crew.workers.front()->stage_memory().end());
-  for (const auto& worker : crew.workers) {
-    for (const Stage stage : worker->program().held)
-      memory[stage.value] = worker->stage_memory()[stage.value];
-  }
+  using Clock = std::chrono::steady_clock;
+  const auto since = [](Clock::time_point begin) {
+    return Duration{std::chrono::nanoseconds(Clock::now() - begin).count()};
+  };
   const auto run_steps = [&](std::int64_t steps) {
     run_all(crew, [&](Worker& worker) {
       for (std::int64_t i = 0; i < steps; ++i) {
@@ -108,22 +105,37 @@ std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, co
       }
     });
   };
-  // All processes have to run equally many steps: rank 0 says how long one takes.
-  const auto begin = std::chrono::steady_clock::now();
-  run_steps(2);
-  std::int64_t two_steps = std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count();
-  if (crew.rendezvous != nullptr)
-    two_steps = std::stoll(crew.rendezvous->broadcast(std::to_string(two_steps)));
+  run_all(crew, [&](Worker& worker) { run_schedule(worker, data, 1); });
+  // Every worker knows the messages of all stages, and all of those that it holds.
+  std::vector<StageMemory> memory(crew.workers.front()->stage_memory().begin(),
+                                  crew.workers.front()->stage_memory().end());
+  for (const auto& worker : crew.workers) {
+    for (const Stage stage : worker->program().held)
+      memory[stage.value] = worker->stage_memory()[stage.value];
+  }
+  // The first step loaded kernels and data; the second says how long one takes. All processes have to run
+  // equally many: rank 0 says how many.
+  const auto begin = Clock::now();
+  run_steps(1);
+  Duration step = since(begin);
+  if (crew.rendezvous != nullptr) step = {std::stoll(crew.rendezvous->broadcast(std::to_string(step.ns)))};
   const auto steps_in = [&](Duration duration) {
-    return 2 * duration.ns / std::max<std::int64_t>(1, two_steps);
+    return (duration.ns + step.ns - 1) / std::max<std::int64_t>(1, step.ns);
   };
 
-  run_steps(steps_in(warm_up.before_first));
+  // Where steps are long, the two that have run are warm-up enough.
+  if (step < warm_up.before_first) run_steps(steps_in(warm_up.before_first));
+  ClockWatch clock;
   std::vector<MeasuredStep> steps;
   for (std::uint32_t i = 0; i < count; ++i) {
-    run_steps(steps_in(warm_up.before_each) + 2);
+    if (i > 0 || step < warm_up.before_first) run_steps(steps_in(warm_up.before_each));
+    clock.start();
+    run_steps(step < warm_up.before_each ? 2 : 1);
+    const std::uint32_t mhz = clock.stop();
     const std::vector<StepTimes> records = records_of(crew, plan);
-    if (!records.empty()) steps.push_back(summarized(crew, plan, memory, records));
+    if (records.empty()) continue;
+    steps.push_back(summarized(crew, plan, memory, records));
+    steps.back().sm_clock_mhz = mhz;
   }
   std::stable_sort(steps.begin(), steps.end(), [](const MeasuredStep& a, const MeasuredStep& b) {
     return a.report.step_time < b.report.step_time;

@@ -24,6 +24,7 @@ struct MeasuredStep {
   Timeline timeline;
   MemoryProfile memory;
   Report report;
+  std::uint32_t sm_clock_mhz = 0;  // mean over it and the steps right before it; 0: not known
 };
 
 /// The workers of this process: all of them, or with NCCL the one of this rank.

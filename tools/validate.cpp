@@ -2,6 +2,7 @@
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/liveness.hpp"
+#include "schedules/ir/schedule_file.hpp"
 #include "sim/chrome_trace.hpp"
 #include "sim/estimate.hpp"
 #include "tools/command.hpp"
@@ -13,7 +14,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 
 #include <fmt/format.h>
@@ -38,6 +41,8 @@ struct Options {
   std::string tolerance = "5%";
   std::string deadline = "60s";
   std::string trace;
+  std::string out;
+  bool resume = false;
   bool json = false;
 };
 
@@ -91,6 +96,25 @@ struct Validator {
   Rendezvous* rendezvous = nullptr;  // with NCCL
 
   bool leads() const { return rendezvous == nullptr || rendezvous->rank() == 0; }
+  std::string transport() const { return options.device == "cpu" ? "threads" : options.transport; }
+
+  bool is_there(const NamedShape& named, const std::vector<ValidationRow>& rows) const {
+    return std::any_of(rows.begin(), rows.end(), [&](const ValidationRow& row) {
+      return row.schedule == named.schedule->name && row.chunks == *named.shape.chunks &&
+             row.ranks == named.shape.ranks && row.microbatches == named.shape.microbatches &&
+             row.model == config.shape.name && row.transport == transport();
+    });
+  }
+
+  // What rank 0 knows, on every rank.
+  bool agreed(bool mine) const {
+    return rendezvous == nullptr ? mine : rendezvous->broadcast(mine ? "yes" : "no") == "yes";
+  }
+
+  // A line beside the progress of a terminal.
+  void say(const std::string& line) const {
+    if (leads()) fmt::print(console.err, "{}{}\n", console.err_is_terminal ? "\r\033[K" : "", line);
+  }
 
   // On ranks other than 0 only what a step needs of them.
   ValidationRow row_of(const NamedShape& named, bool with_trace) {
@@ -115,9 +139,11 @@ struct Validator {
     plan.layout = run.layout;
     plan.deadline = parse_duration(options.deadline, "--deadline");
     const TrainingData data = TrainingData::synthetic(plan.model, plan.layout, plan.seed);
+    const auto begun = std::chrono::steady_clock::now();
     Crew crew =
         make_crew(plan, options.device == "cpu" ? RunDevice::cpu : RunDevice::cuda,
                   options.transport == "nccl" ? RunTransport::nccl : RunTransport::local, nccl, rendezvous);
+    const Duration preparing{std::chrono::nanoseconds(std::chrono::steady_clock::now() - begun).count()};
     const Bytes peak = peak_activations(crew);
     const std::vector<MeasuredStep> steps =
         measure_steps(crew, plan, data, options.steps, options.device == "cpu" ? WarmUp{{}, {}} : WarmUp{});
@@ -136,9 +162,12 @@ struct Validator {
     row.model = run.model.name;
     row.ranks = schedule.ranks();
     row.microbatches = schedule.microbatches;
-    row.transport = options.device == "cpu" ? "threads" : options.transport;
+    row.transport = transport();
     row.predicted = figures_of(prediction.report, predicted_activations(schedule, cost));
     row.measured = figures_of(middle.report, peak);
+    row.predicted.sm_clock_mhz = prediction.sm_clock_mhz;
+    row.measured.sm_clock_mhz = middle.sm_clock_mhz;
+    row.preparing = preparing;
     row.fastest = steps.front().report.step_time;
     row.slowest = steps.back().report.step_time;
     row.classes = class_errors(prediction.timeline, middle.timeline);
@@ -146,8 +175,26 @@ struct Validator {
   }
 };
 
+DeviceDescription measured_gpu(const Options& options, const Calibration& calibration) {
+  if (!options.gpu.gpu.empty()) return options.gpu.load();
+  if (const DeviceDescription* known = measured_device(calibration)) return *known;
+  throw BadInput("--gpu", fmt::format("is required: {} says of no known device what it was measured on",
+                                      options.calibration));
+}
+
+// For people who wait.
+std::string line_of(const ValidationRow& row) {
+  const auto at_clock = [](std::uint32_t mhz) {
+    return mhz ? fmt::format(" at {} MHz", mhz) : std::string();
+  };
+  return fmt::format("{}{}, predicted {}{}: {:+.2f} % (prepared in {})", to_text(row.measured.step_time),
+                     at_clock(row.measured.sm_clock_mhz), to_text(row.predicted.step_time),
+                     at_clock(row.predicted.sm_clock_mhz), 100 * row.step_error(), to_text(row.preparing));
+}
+
 int run(const Options& options, Console& console) {
   const double tolerance = parse_tolerance(options.tolerance);
+  if (options.resume && options.out.empty()) throw BadInput("--resume", "needs --out FILE");
   // All shapes are looked at before anything runs.
   std::vector<NamedShape> shapes;
   std::uint32_t most_chunks = 1;
@@ -160,15 +207,9 @@ int run(const Options& options, Console& console) {
   // Every schedule runs the same model.
   ModelOptions model = options.model;
   model.default_mlp_layers(std::uint64_t{options.ranks} * most_chunks);
-  Validator validator{options, console, load_calibration(options.calibration), {}, model.load(), model, {}};
-  if (!options.gpu.gpu.empty()) {
-    validator.gpu = options.gpu.load();
-  } else if (const DeviceDescription* known = measured_device(validator.calibration)) {
-    validator.gpu = *known;
-  } else {
-    throw BadInput("--gpu", fmt::format("is required: {} says of no known device what it was measured on",
-                                        options.calibration));
-  }
+  Calibration calibration = load_calibration(options.calibration);
+  DeviceDescription gpu = measured_gpu(options, calibration);
+  Validator validator{options, console, std::move(calibration), std::move(gpu), model.load(), model, {}};
   validator.nccl.algorithms = &validator.calibration.algorithms;
   std::unique_ptr<Rendezvous> rendezvous;
   if (options.device == "cuda" && options.transport == "nccl") {
@@ -187,12 +228,31 @@ int run(const Options& options, Console& console) {
   }
   if (validator.leads()) print_warnings(console, validator.config);
   std::vector<ValidationRow> rows;
+  if (options.resume && validator.leads() && std::filesystem::exists(options.out))
+    rows = validation_rows(read_input(options.out), options.out);
+  bool failed = false;
   for (std::size_t i = 0; i < shapes.size(); ++i) {
-    if (console.err_is_terminal && validator.leads()) {
-      fmt::print(console.err, "\r\033[K{} of {}: {}, {} microbatches", i + 1, shapes.size(),
-                 shapes[i].schedule->name, shapes[i].shape.microbatches);
+    const std::string label =
+        fmt::format("{} of {}: {} in {} chunks, {} microbatches", i + 1, shapes.size(),
+                    shapes[i].schedule->name, *shapes[i].shape.chunks, shapes[i].shape.microbatches);
+    if (validator.agreed(validator.is_there(shapes[i], rows))) {
+      validator.say(fmt::format("{}: there", label));
+      continue;
     }
-    rows.push_back(validator.row_of(shapes[i], i == 0 && !options.trace.empty()));
+    if (console.err_is_terminal && validator.leads()) fmt::print(console.err, "\r\033[K{}", label);
+    try {
+      rows.push_back(validator.row_of(shapes[i], rows.empty() && !options.trace.empty()));
+    } catch (const DeviceError& error) {
+      // Processes that have lost one of them cannot go on together.
+      if (rendezvous) throw;
+      failed = true;
+      validator.say(fmt::format("{} failed: {}", label, error.what()));
+      continue;
+    }
+    if (!validator.leads()) continue;
+    if (!options.out.empty())
+      write_output(console, options.out, [&](std::ostream& out) { out << to_json(rows); });
+    validator.say(fmt::format("{}: {}", label, line_of(rows.back())));
   }
   if (!validator.leads()) return 0;
   if (console.err_is_terminal) console.err << "\r\033[K";
@@ -200,6 +260,7 @@ int run(const Options& options, Console& console) {
   const bool good = std::all_of(rows.begin(), rows.end(), [&](const ValidationRow& row) {
     return std::abs(row.step_error()) <= tolerance;
   });
+  if (failed) throw DeviceError("a step failed; the others are above");
   return good ? 0 : 1;
 }
 
@@ -257,6 +318,9 @@ Command validate_command(CLI::App& app) {
       ->add_option("--trace", options->trace,
                    "Write the first step, predicted and measured, as one Chrome trace")
       ->type_name("FILE");
+  command->add_option("--out", options->out, "Write the rows there, as JSON, as soon as each is measured")
+      ->type_name("FILE");
+  command->add_flag("--resume", options->resume, "Keep the rows that --out holds, and measure the others");
   add_json(*command, options->json);
   return {command, [options](Console& console) { return run(*options, console); }};
 }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include <fmt/format.h>
 
@@ -63,16 +64,37 @@ double median(std::vector<double> values) {
 
 std::string figures_json(const StepFigures& figures) {
   return fmt::format(
-      "{{\"step_time_ns\":{},\"idle_share\":{},\"peak_activation_bytes\":{},\"exposed_communication_ns\":{}}"
+      "{{\"step_time_ns\":{},\"idle_share\":{},\"peak_activation_bytes\":{},\"exposed_communication_ns\":{}{}"
+      "}"
       "}",
-      figures.step_time.ns, figures.idle_share, figures.peak_activations.count, figures.exposed_messages.ns);
+      figures.step_time.ns, figures.idle_share, figures.peak_activations.count, figures.exposed_messages.ns,
+      figures.sm_clock_mhz ? fmt::format(",\"sm_clock_mhz\":{}", figures.sm_clock_mhz) : "");
+}
+
+constexpr std::int64_t whole = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t most_count = std::numeric_limits<std::uint32_t>::max();
+
+std::uint32_t count_in(const JsonView& view, std::string_view key) {
+  return static_cast<std::uint32_t>(view.required(key).integer(0, most_count));
+}
+
+StepFigures figures_in(const JsonView& view) {
+  StepFigures figures{view.required("step_time_ns").duration_ns(), view.required("idle_share").number(0, 1),
+                      view.required("peak_activation_bytes").bytes(),
+                      view.required("exposed_communication_ns").duration_ns()};
+  if (view.member("sm_clock_mhz")) figures.sm_clock_mhz = count_in(view, "sm_clock_mhz");
+  return figures;
+}
+
+Duration signed_in(const JsonView& view, std::string_view key) {
+  return {view.required(key).integer(-whole, whole)};
 }
 
 }  // namespace
 
 StepFigures figures_of(const Report& report, Bytes peak_activations) {
   return {report.step_time, report.idle_share, peak_activations,
-          render::idle_of(report, IdleCause::exposed_communication)};
+          render::idle_of(report, IdleCause::exposed_communication), 0};
 }
 
 std::vector<ClassError> class_errors(const Timeline& predicted, const Timeline& measured) {
@@ -82,7 +104,7 @@ std::vector<ClassError> class_errors(const Timeline& predicted, const Timeline& 
   std::vector<ClassError> errors;
   for (std::size_t c = 0; c < class_names.size(); ++c) {
     if (found[c].count == 0) continue;
-    ClassError error{class_names[c], found[c].count, expected[c].mean(), found[c].mean(), {}};
+    ClassError error{std::string(class_names[c]), found[c].count, expected[c].mean(), found[c].mean(), {}};
     error.weight = {static_cast<std::int64_t>(error.count) * (error.predicted - error.measured).ns /
                     static_cast<std::int64_t>(measured.ranks.size())};
     errors.push_back(error);
@@ -119,10 +141,10 @@ std::string to_json(const std::vector<ValidationRow>& rows) {
     out += fmt::format(
         "{}{{\"schedule\":{},\"chunks\":{},\"model\":{},\"ranks\":{},\"microbatches\":{},\"transport\":{},"
         "\"predicted\":{},\"measured\":{},\"measured_fastest_ns\":{},\"measured_slowest_ns\":{},"
-        "\"step_error\":{},\"classes\":[",
+        "\"preparing_ns\":{},\"step_error\":{},\"classes\":[",
         i ? "," : "", json_quoted(row.schedule), row.chunks, json_quoted(row.model), row.ranks,
         row.microbatches, json_quoted(row.transport), figures_json(row.predicted), figures_json(row.measured),
-        row.fastest.ns, row.slowest.ns, row.step_error());
+        row.fastest.ns, row.slowest.ns, row.preparing.ns, row.step_error());
     for (std::size_t c = 0; c < row.classes.size(); ++c) {
       const ClassError& error = row.classes[c];
       out += fmt::format(
@@ -132,6 +154,34 @@ std::string to_json(const std::vector<ValidationRow>& rows) {
     out += "]}";
   }
   return out + "]}\n";
+}
+
+std::vector<ValidationRow> validation_rows(std::string_view json, std::string_view where) {
+  const JsonDocument document(json, where, "plumb.validation/1");
+  std::vector<ValidationRow> rows;
+  for (const JsonView& view : document.root().required("rows").elements()) {
+    ValidationRow row;
+    row.schedule = view.required("schedule").text();
+    row.chunks = count_in(view, "chunks");
+    row.model = view.required("model").text();
+    row.ranks = count_in(view, "ranks");
+    row.microbatches = count_in(view, "microbatches");
+    row.transport = view.required("transport").text();
+    row.predicted = figures_in(view.required("predicted"));
+    row.measured = figures_in(view.required("measured"));
+    if (row.measured.step_time.ns == 0) view.required("measured").fail("a step that took no time");
+    row.fastest = view.required("measured_fastest_ns").duration_ns();
+    row.slowest = view.required("measured_slowest_ns").duration_ns();
+    if (const auto preparing = view.member("preparing_ns")) row.preparing = preparing->duration_ns();
+    for (const JsonView& error : view.required("classes").elements()) {
+      row.classes.push_back({error.required("name").text(),
+                             static_cast<std::uint64_t>(error.required("count").integer(0, whole)),
+                             signed_in(error, "predicted_ns"), signed_in(error, "measured_ns"),
+                             signed_in(error, "weight_ns")});
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
 }
 
 std::string to_text(const std::vector<ValidationRow>& rows) {
@@ -145,11 +195,14 @@ std::string to_text(const std::vector<ValidationRow>& rows) {
                 "error",
                 "bubble, predicted",
                 "measured",
+                "clock MHz, predicted",
+                "measured",
                 "activations GiB, predicted",
                 "measured",
                 "largest error",
                 "predicted us",
                 "measured us"};
+  const auto megahertz = [](std::uint32_t mhz) { return mhz ? fmt::format("{}", mhz) : std::string("-"); };
   std::vector<double> errors;
   const ValidationRow* worst = nullptr;
   double worst_bubble = 0;
@@ -164,10 +217,10 @@ std::string to_text(const std::vector<ValidationRow>& rows) {
          fmt::format("{}", row.microbatches), render::milliseconds(row.predicted.step_time),
          render::milliseconds(row.measured.step_time), signed_percent(row.step_error()),
          fmt::format("{:.2f} %", 100 * row.predicted.idle_share),
-         fmt::format("{:.2f} %", 100 * row.measured.idle_share),
-         render::gibibytes(row.predicted.peak_activations), render::gibibytes(row.measured.peak_activations),
-         largest ? std::string(largest->name) : "-", largest ? microseconds(largest->predicted) : "-",
-         largest ? microseconds(largest->measured) : "-"});
+         fmt::format("{:.2f} %", 100 * row.measured.idle_share), megahertz(row.predicted.sm_clock_mhz),
+         megahertz(row.measured.sm_clock_mhz), render::gibibytes(row.predicted.peak_activations),
+         render::gibibytes(row.measured.peak_activations), largest ? std::string(largest->name) : "-",
+         largest ? microseconds(largest->predicted) : "-", largest ? microseconds(largest->measured) : "-"});
     errors.push_back(std::abs(row.step_error()));
     if (!worst || std::abs(row.step_error()) > std::abs(worst->step_error())) worst = &row;
     worst_bubble = std::max(worst_bubble, std::abs(row.predicted.idle_share - row.measured.idle_share));

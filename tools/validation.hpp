@@ -14,8 +14,9 @@ namespace plumb::tools {
 struct StepFigures {
   Duration step_time;
   double idle_share = 0;
-  Bytes peak_activations;     // of the fullest rank, without receive buffers and workspace
-  Duration exposed_messages;  // idle time while a message was on its way, of all ranks
+  Bytes peak_activations;          // of the fullest rank, without receive buffers and workspace
+  Duration exposed_messages;       // idle time while a message was on its way, of all ranks
+  std::uint32_t sm_clock_mhz = 0;  // of the GPU that ranks share; 0: not known
   bool operator==(const StepFigures&) const = default;
 };
 StepFigures figures_of(const Report& report, Bytes peak_activations);
@@ -24,7 +25,7 @@ StepFigures figures_of(const Report& report, Bytes peak_activations);
 /// `backward`, `pair`, and `hop`, from the end of the op that made an input to the begin of the action that
 /// waited for it.
 struct ClassError {
-  std::string_view name;
+  std::string name;
   std::uint64_t count = 0;
   Duration predicted;
   Duration measured;
@@ -46,6 +47,7 @@ struct ValidationRow {
   StepFigures measured;  // of the median step
   Duration fastest;      // of the measured steps
   Duration slowest;
+  Duration preparing;  // memory, kernels, the first step
   std::vector<ClassError> classes;
   /// predicted / measured - 1.
   double step_error() const;
@@ -61,6 +63,8 @@ Ranking ranking_of(const std::vector<ValidationRow>& rows, double threshold);
 
 /// plumb.validation/1.
 std::string to_json(const std::vector<ValidationRow>& rows);
+/// The reverse. `where` is for messages; throws BadInput.
+std::vector<ValidationRow> validation_rows(std::string_view json, std::string_view where);
 /// A row a step, then what is worst and where it comes from.
 std::string to_text(const std::vector<ValidationRow>& rows);
 

@@ -96,6 +96,21 @@ class Validate(unittest.TestCase):
         row = json.loads(done.stdout)["rows"][0]
         self.assertEqual(row["measured"]["peak_activation_bytes"], 4 * 2 * 9 * HIDDEN * TOKENS * 4)
 
+    def test_rows_are_kept_as_they_are_measured_and_not_measured_again(self):
+        rows = os.path.join(self.folder.name, "rows.json")
+        some = self.on_cpu("--schedules", "1f1b", "--microbatches", 8, "--tolerance", "1000%", "--out", rows, "--json")
+        with open(rows) as text:
+            first = json.load(text)
+        self.assertEqual(first, json.loads(some.stdout))
+        # The first row stays as it was, to the nanosecond, and only the second is measured.
+        more = self.on_cpu("--schedules", "1f1b,zb-v", "--microbatches", 8, "--tolerance", "1000%", "--out", rows, "--resume", "--json")
+        with open(rows) as text:
+            both = json.load(text)
+        self.assertEqual(both, json.loads(more.stdout))
+        self.assertEqual([row["schedule"] for row in both["rows"]], ["1f1b", "zb-v"])
+        self.assertEqual(both["rows"][0], first["rows"][0])
+        self.assertIn("1 of 2: 1f1b in 1 chunks, 8 microbatches: there", more.stderr)
+
     def test_exit_code_1_beyond_the_tolerance(self):
         self.assertEqual(self.on_cpu("--schedules", "1f1b", "--microbatches", 4, "--tolerance", "0%").returncode, 1)
 
@@ -104,6 +119,7 @@ class Validate(unittest.TestCase):
                 (("--schedules", "nope", "--microbatches", 4), "no schedule is called 'nope'"),
                 (("--schedules", "interleaved-1f1b:x", "--microbatches", 4), "behind the colon stands the number of chunks"),
                 (("--schedules", "dualpipe", "--microbatches", 3), "needs an even number of microbatches"),
+                (("--schedules", "1f1b", "--microbatches", 4, "--resume"), "--resume: needs --out FILE"),
                 (("--schedules", "1f1b", "--microbatches", 4, "--tolerance", "5"), "is not a percentage"),
                 (("--schedules", "1f1b", "--microbatches", 4, "--tolerance", "nan%"), "is not a percentage")):
             done = self.on_cpu(*args)

@@ -14,6 +14,7 @@ struct Prediction {
   Timeline timeline;
   MemoryProfile memory;
   Report report;
+  std::uint32_t sm_clock_mhz = 0;  // of the GPU that ranks share; 0: each has its own, or nobody knows
 };
 
 /// Throws BadInput where the costs do not fit the schedule.

@@ -59,6 +59,7 @@ Prediction predict_at_shared_power(const LoweredSchedule& schedule, const CostMo
     pace = next;
     prediction = predict(schedule, at_pace(cost, pace), options, detail);
   }
+  prediction.sm_clock_mhz = static_cast<std::uint32_t>((million * clock.loaded_mhz + pace / 2) / pace);
   return prediction;
 }
 

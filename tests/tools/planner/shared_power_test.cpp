@@ -26,6 +26,7 @@ TEST(SharedPower, APipelineThatIsBusyTwoThirdsOfTheTimeRunsAtTheCubeRoot) {
       predict_at_shared_power(two_ranks(), milliseconds(1, 2), {}, {1000, 2000}, Detail::actions);
   EXPECT_NEAR(static_cast<double>(prediction.report.step_time.ns), 7'862'237.0, 20.0);
   EXPECT_NEAR(prediction.report.idle_share, 1.0 / 3, 1e-5);
+  EXPECT_EQ(prediction.sm_clock_mhz, 1145u);  // 1000 MHz / cube root of 2/3
 }
 
 TEST(SharedPower, TheClockNeverExceedsWhatTheChipCan) {
@@ -33,6 +34,7 @@ TEST(SharedPower, TheClockNeverExceedsWhatTheChipCan) {
   const Prediction prediction =
       predict_at_shared_power(two_ranks(), milliseconds(1, 2), {}, {1900, 2000}, Detail::actions);
   EXPECT_EQ(prediction.report.step_time, Duration{8'550'000});
+  EXPECT_EQ(prediction.sm_clock_mhz, 2000u);
 }
 
 TEST(SharedPower, OnlySharesOfOneGpuThatWereMeasuredTogetherHaveACommonClock) {
