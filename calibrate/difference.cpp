@@ -36,6 +36,7 @@ Figures figures_of(const Calibration& calibration) {
   Figures out;
   for (const TimedWork& one : calibration.work) {
     std::string name = to_string(Target{WorkTarget{one.work, one.setting}});
+    if (one.time.median == Duration{}) continue;  // a part within another's: nothing that could differ
     if (one.rank) name += fmt::format(", rank {}", *one.rank);
     out[{"work", name}] = {"ns", one.time.median.ns, one.time.sm_clock_mhz};
   }

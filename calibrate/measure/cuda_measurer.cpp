@@ -1,6 +1,7 @@
 // Measures on one GPU: whole, or cut into shares that stand for ranks, all in this process.
 #include "calibrate/measure/background.hpp"
 #include "calibrate/measure/class_work.hpp"
+#include "calibrate/measure/part_timer.hpp"
 #include "calibrate/measure/sampler.hpp"
 #include "calibrate/measure/stage_rig.hpp"
 #include "calibrate/measurer.hpp"
@@ -23,6 +24,7 @@ namespace {
 
 using measure::Background;
 using measure::ClassWork;
+using measure::PartTimer;
 using measure::Sampled;
 using measure::StageRig;
 using measure::WarmUp;
@@ -82,6 +84,7 @@ class LocalMeasurer final : public Measurer {
     }
     const Layout one = layout_of_one_layer(model, request.layout, 0);
     rigs_.emplace(layer_work(model, request.layout, 0, WorkKind::forward), make_rig(one, Stage{0}, own));
+    find_parts();
     for (const auto& rank : ranks_) layer_rigs_.push_back(make_rig(one, Stage{0}, *rank));
     class_work_.emplace(model, request.layout, algorithms_, own.main_lane);
     class_work_beside_.emplace(model, request.layout, algorithms_, own.main_lane);
@@ -118,7 +121,8 @@ class LocalMeasurer final : public Measurer {
   }
 
   bool can_measure(const Target& target) const override {
-    if (const auto* work = std::get_if<WorkTarget>(&target)) return rigs_.contains(as_forward(work->work));
+    if (const auto* work = std::get_if<WorkTarget>(&target))
+      return rigs_.contains(as_forward(work->work)) || parts_.contains(work->work);
     if (const auto* memory = std::get_if<MemoryTarget>(&target))
       return rigs_.contains(as_forward(memory->work));
     if (const auto* transfer = std::get_if<TransferTarget>(&target)) {
@@ -162,7 +166,68 @@ class LocalMeasurer final : public Measurer {
     return busy;
   }
 
+  // Where a part's work is met: in which op of which rig.
+  struct Place {
+    StageRig* rig = nullptr;
+    Part part;
+  };
+
+  /// Parts of layers are timed in a layer, others in the stage that has them.
+  void find_parts() {
+    const ModelShape& model = request_.model;
+    const Layout& layout = request_.layout;
+    for (std::uint32_t s = 0; s < layout.stages.size(); ++s) {
+      StageRig& stage = *rigs_.at(stage_work(model, layout, Stage{s}, WorkKind::forward));
+      for (const PartGroup& group : stage_groups(model, layout, Stage{s})) {
+        StageRig& rig =
+            group.name == "layer" ? *rigs_.at(layer_work(model, layout, 0, WorkKind::forward)) : stage;
+        for (const Part& part : group.parts) {
+          for (const WorkKind kind : {WorkKind::forward, WorkKind::backward_input, WorkKind::backward_weight})
+            parts_.emplace(part_work(part, model, layout, kind), Place{&rig, part});
+        }
+      }
+    }
+  }
+
+  /// All parts of the op that this one is met in are timed at once; those that nobody asked for yet wait for
+  /// it.
+  Measurement measure_part(const WorkTarget& target, const StoppingRule& rule) {
+    if (!timed_parts_.contains(target)) time_parts(*parts_.at(target.work).rig, target, rule);
+    return std::move(timed_parts_.extract(target).mapped());
+  }
+
+  void time_parts(StageRig& rig, const WorkTarget& target, const StoppingRule& rule) {
+    RankStreams& own = *ranks_.front();
+    const WorkKind kind = target.work.kind;
+    const auto busy = busy_ranks(target.setting.others_busy ? 1 : ranks_.size());
+    PartTimer timer(own.main_lane, own.main);
+    sampler_.sample({own.main, begin_, end_,
+                     [&] {
+                       begin_.record(own.main);
+                       timer.begin();
+                       rig.launch(kind);
+                       end_.record(own.main);
+                     },
+                     [&](const Sample& sample) { timer.take(sample.sm_clock_mhz); }},
+                    WarmUp::until_the_clock_settles, rule);
+    for (const auto& [key, place] : parts_) {
+      if (place.rig != &rig || key.kind != kind) continue;
+      TimedWork work;
+      work.work = key;
+      work.setting = target.setting;
+      work.work_class = place.part.part_class == PartClass::gemm        ? "gemm"
+                        : place.part.part_class == PartClass::attention ? "attention"
+                                                                        : "memory";
+      // A residual sum is in the product before it: it takes nothing more.
+      std::vector<Sample> samples{Sample{}};
+      if (const SampleSet* timed = timer.samples(place.part.name)) samples = timed->samples();
+      work.time = summary_of(samples);
+      timed_parts_.insert_or_assign(WorkTarget{key, target.setting}, Measurement{work, std::move(samples)});
+    }
+  }
+
   Measurement measure_one(const WorkTarget& target, const StoppingRule& rule) {
+    if (!rigs_.contains(as_forward(target.work))) return measure_part(target, rule);
     StageRig& rig = *rigs_.at(as_forward(target.work));
     const auto busy = busy_ranks(target.setting.others_busy ? 1 : ranks_.size());
     const Sampled sampled = time_main([&] { rig.launch(target.work.kind); }, rule);
@@ -320,6 +385,8 @@ class LocalMeasurer final : public Measurer {
   layers::ProductAlgorithms algorithms_;
   std::map<WorkKey, std::unique_ptr<StageRig>> rigs_;  // rank 0's; by the key of the forward
   std::vector<std::unique_ptr<StageRig>> layer_rigs_;  // [rank]
+  std::map<WorkKey, Place> parts_;
+  std::map<WorkTarget, Measurement> timed_parts_;  // that were not asked for yet
   std::optional<ClassWork> class_work_, class_work_beside_;
   device::Buffer sent_, received_;
   std::vector<device::Stream> copy_streams_;

@@ -40,7 +40,9 @@ Sampled Sampler::sample(const Timed& timed, WarmUp warm_up, const StoppingRule& 
     if (run < few_runs || since(begun) < warming) continue;
     if (result.set.samples().empty()) warmed_up = std::chrono::steady_clock::now();
     launches.push_back(launch);
-    result.set.add({device::between(timed.begin, timed.end), gate_.clock_mhz()});
+    const Sample sample{device::between(timed.begin, timed.end), gate_.clock_mhz()};
+    result.set.add(sample);
+    if (timed.took) timed.took(sample);
     const Verdict verdict = result.set.verdict(rule, since(warmed_up));
     const bool long_enough = !under_load || since(warmed_up) >= std::min(observing, rule.budget);
     if (verdict == Verdict::most_samples || (verdict != Verdict::go_on && long_enough)) break;

@@ -21,6 +21,8 @@ struct Timed {
   const device::Event& begin;
   const device::Event& end;
   std::function<void()> launch;
+  /// Told of each sample that counts, before the next launch; may be nothing.
+  std::function<void(const Sample&)> took = {};
 };
 
 struct Sampled {

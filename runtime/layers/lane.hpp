@@ -4,6 +4,8 @@
 #include "runtime/device/stream.hpp"
 
 #include <cstdint>
+#include <functional>
+#include <utility>
 
 struct cublasLtContext;
 struct cudnnContext;
@@ -28,7 +30,15 @@ class Lane {
 
   static constexpr Bytes product_workspace_bytes{64 << 20};
 
+  /// `queued` is told the name of each part of a stage (schedules/model/layer_costs) once its work stands in
+  /// the stream: whoever times parts where they run records an event there. Nothing by default.
+  void on_part(std::function<void(const char*)> queued) { part_queued_ = std::move(queued); }
+  void part(const char* name) const {
+    if (part_queued_) part_queued_(name);
+  }
+
  private:
+  std::function<void(const char*)> part_queued_;
   const device::Stream& stream_;
   std::uint32_t multiprocessors_;
   device::Buffer product_workspace_;

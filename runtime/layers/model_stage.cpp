@@ -132,6 +132,9 @@ struct ModelStage::Implementation {
   bool is_mlp() const { return model.architecture == Architecture::mlp; }
   bool gated() const { return !is_mlp() && model.ffn_kind == FfnKind::swiglu; }
   bool rotary() const { return model.position == PositionKind::rotary; }
+  const char* activation_name() const { return gated() ? "swiglu" : "gelu"; }
+  const char* up_name() const { return is_mlp() ? "linear_1" : gated() ? "gate_up" : "up"; }
+  const char* down_name() const { return is_mlp() ? "linear_2" : "down"; }
   bool looks_up() const { return content.embedding && !is_mlp(); }
   std::uint64_t up_width() const { return gated() ? 2 * model.ffn : model.ffn; }
   Tensor hidden(const void* data) const { return {const_cast<void*>(data), type, tokens, model.hidden}; }
@@ -383,18 +386,30 @@ struct ModelStage::Implementation {
                      const void* received, void* out) const {
     norm_forward(lane, model.norm, received ? hidden(received) : k.x_1, p.norm_1, k.normed_1, k.norm_1,
                  received ? k.x_1 : Tensor{});
+    lane.part("norm_1");
     qkv->forward.run(lane, k.normed_1.data, p.qkv.weights.data, k.qkv.data);
-    if (rotary()) rope_forward(lane, attention_size, rope_table.as<float>(), k.qkv);
+    lane.part("qkv");
+    if (rotary()) {
+      rope_forward(lane, attention_size, rope_table.as<float>(), k.qkv);
+      lane.part("rope");
+    }
     attention->forward(lane, scratch, k.qkv, k.o, k.log_sum_exp);
+    lane.part("attention");
+    // The product adds the stream itself: no part is left for residual_1, nor below for residual_2.
     output->forward.run(lane, k.o.data, p.output.weights.data, k.x_2.data, k.x_1.data);
+    lane.part("output");
     norm_forward(lane, model.norm, k.x_2, p.norm_2, k.normed_2, k.norm_2);
+    lane.part("norm_2");
     up->forward.run(lane, k.normed_2.data, p.up.weights.data, k.gate_and_up.data);
+    lane.part(up_name());
     activate(lane, k);
     down->forward.run(lane, k.activated.data, p.down.weights.data, out, k.x_2.data);
+    lane.part(down_name());
   }
   void activate(const Lane& lane, const LayerKept& k) const {
     gated() ? swiglu_forward(lane, k.gate_and_up, k.activated)
             : gelu_forward(lane, k.gate_and_up, k.activated);
+    lane.part(activation_name());
   }
 
   void forward(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
@@ -404,6 +419,7 @@ struct ModelStage::Implementation {
       const auto* ids = static_cast<const std::int32_t*>(b.input);
       copy(lane, b.kept_for_weight, ids, needs.input);
       embedding_forward(lane, ids, embedding.weights, positions.weights, sequence, layer_kept(0, b).x_1);
+      lane.part("embedding");
       received = nullptr;
     }
     for (std::uint64_t l = 0; l < n; ++l) {
@@ -418,9 +434,12 @@ struct ModelStage::Implementation {
       }
       if (is_mlp()) {
         if (l == 0) copy(lane, k.normed_1.data, b.input, hidden_bytes());
+        if (l == 0) lane.part("message");
         up->forward.run(lane, k.normed_1.data, layers[l].up.weights.data, k.gate_and_up.data);
+        lane.part(up_name());
         activate(lane, k);
         down->forward.run(lane, k.activated.data, layers[l].down.weights.data, out);
+        lane.part(down_name());
       } else {
         forward_layer(lane, b.scratch, layers[l], k, l == 0 ? received : nullptr, out);
       }
@@ -439,15 +458,19 @@ struct ModelStage::Implementation {
       } else {
         copy(lane, k.target.data, target.target, hidden_bytes());
       }
+      lane.part("loss");
       return;
     }
     copy(lane, k.targets, target.target, Bytes{static_cast<std::int64_t>(4 * tokens)});
     norm_forward(lane, model.norm, k.x, final_norm, k.normed, k.norm);
+    lane.part("final_norm");
     const Tensor scores = scratch.take(type, tokens, model.vocab);
     auto* losses = static_cast<float*>(scratch.take(Bytes{static_cast<std::int64_t>(4 * tokens)}));
     logits->forward.run(lane, k.normed.data, head.weights.data, scores.data);
+    lane.part("head");
     cross_entropy_forward(lane, scores, k.targets, k.log_sum_exp, losses);
     if (target.loss) add_sum(lane, losses, tokens, loss_share(), target.loss);
+    lane.part("loss");
   }
 
   // ---- backward ----
@@ -457,50 +480,72 @@ struct ModelStage::Implementation {
                       const Tensor& d_out, const LayerGradients& g, void* dx) const {
     if (is_mlp()) {
       down->input_gradient.run(lane, d_out.data, p.down.weights.data, g.gate_and_up.data);
+      lane.part(down_name());
       gelu_backward(lane, g.gate_and_up, k.gate_and_up, g.gate_and_up);
-      if (dx) up->input_gradient.run(lane, g.gate_and_up.data, p.up.weights.data, dx);
+      lane.part(activation_name());
+      if (dx) {
+        up->input_gradient.run(lane, g.gate_and_up.data, p.up.weights.data, dx);
+        lane.part(up_name());
+      }
       return;
     }
     if (gated()) {
       Scratch here = scratch;
       const Tensor d_activated = here.take(type, tokens, model.ffn);
       down->input_gradient.run(lane, d_out.data, p.down.weights.data, d_activated.data);
+      lane.part(down_name());
       swiglu_backward(lane, d_activated, k.gate_and_up, g.gate_and_up);
     } else {
       down->input_gradient.run(lane, d_out.data, p.down.weights.data, g.gate_and_up.data);
+      lane.part(down_name());
       gelu_backward(lane, g.gate_and_up, k.gate_and_up, g.gate_and_up);
     }
+    lane.part(activation_name());
     {
       Scratch here = scratch;
       const Tensor d_normed = here.take(type, tokens, model.hidden);
       up->input_gradient.run(lane, g.gate_and_up.data, p.up.weights.data, d_normed.data);
+      lane.part(up_name());
       norm_backward(lane, here, model.norm, d_normed, k.x_2, p.norm_2, k.norm_2, d_out, g.x_2,
                     p.norm_2_gradients);
+      lane.part("norm_2");
     }
     {
       Scratch here = scratch;
       const Tensor d_o = here.take(type, tokens, attention_size.heads * attention_size.head_dim);
       output->input_gradient.run(lane, g.x_2.data, p.output.weights.data, d_o.data);
+      lane.part("output");
       attention->backward(lane, here, d_o, k.qkv, k.o, k.log_sum_exp, g.qkv);
-      if (rotary()) rope_backward(lane, attention_size, rope_table.as<float>(), g.qkv);
+      lane.part("attention");
+      if (rotary()) {
+        rope_backward(lane, attention_size, rope_table.as<float>(), g.qkv);
+        lane.part("rope");
+      }
     }
     Scratch here = scratch;
     const Tensor d_normed = here.take(type, tokens, model.hidden);
     qkv->input_gradient.run(lane, g.qkv.data, p.qkv.weights.data, d_normed.data);
+    lane.part("qkv");
     norm_backward(lane, here, model.norm, d_normed, k.x_1, p.norm_1, k.norm_1, g.x_2, hidden(dx),
                   p.norm_1_gradients);
+    lane.part("norm_1");
   }
 
   void weights_layer(const Lane& lane, const LayerParameters& p, const LayerKept& k, const Tensor& d_out,
                      const LayerGradients& g) const {
     down->weight_gradient.run(lane, d_out.data, k.activated.data, p.down.gradients.data);
+    lane.part(down_name());
     if (is_mlp()) {
       up->weight_gradient.run(lane, g.gate_and_up.data, k.normed_1.data, p.up.gradients.data);
+      lane.part(up_name());
       return;
     }
     up->weight_gradient.run(lane, g.gate_and_up.data, k.normed_2.data, p.up.gradients.data);
+    lane.part(up_name());
     output->weight_gradient.run(lane, g.x_2.data, k.o.data, p.output.gradients.data);
+    lane.part("output");
     qkv->weight_gradient.run(lane, g.qkv.data, k.normed_1.data, p.qkv.gradients.data);
+    lane.part("qkv");
   }
 
   // dx: the gradient of the last layer's output. d_logits: a place for the gradient of the logits.
@@ -508,13 +553,18 @@ struct ModelStage::Implementation {
                      const Tensor& d_logits, const Tensor& dx) const {
     if (is_mlp()) {
       mean_square_backward(lane, k.x, k.target, target.scale * loss_share(), dx);
+      lane.part("loss");
       return;
     }
     logits->forward.run(lane, k.normed.data, head.weights.data, d_logits.data);
+    lane.part("head");
     cross_entropy_backward(lane, d_logits, k.targets, k.log_sum_exp, target.scale * loss_share(), d_logits);
+    lane.part("loss");
     const Tensor d_normed = scratch.take(type, tokens, model.hidden);
     logits->input_gradient.run(lane, d_logits.data, head.weights.data, d_normed.data);
+    lane.part("head");
     norm_backward(lane, scratch, model.norm, d_normed, k.x, final_norm, k.norm, {}, dx, final_norm_gradients);
+    lane.part("final_norm");
   }
 
   void backward_input(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
@@ -525,6 +575,7 @@ struct ModelStage::Implementation {
     } else {
       // backward_weight reads it when the buffer it came in is somebody else's.
       copy(lane, d_out.data, b.input, hidden_bytes());
+      lane.part("message");
     }
     for (std::uint64_t l = n; l-- > 0;) {
       void* dx = b.output;
@@ -542,6 +593,7 @@ struct ModelStage::Implementation {
     if (content.head && !is_mlp()) {
       logits->weight_gradient.run(lane, logit_gradients(b).data, head_kept(b).normed.data,
                                   head.gradients.data);
+      lane.part("head");
     }
     for (std::uint64_t l = content.layers; l-- > 0;) {
       const LayerGradients g = gradients_of(l, b);
@@ -552,6 +604,7 @@ struct ModelStage::Implementation {
   void weights_embedding(const Lane& lane, const StageBuffers& b, const Tensor& d_out) const {
     embedding_backward_weight(lane, static_cast<const std::int32_t*>(b.kept_for_weight), d_out, sequence,
                               embedding.gradients, positions.gradients);
+    lane.part("embedding");
   }
 
   void backward(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
@@ -563,7 +616,10 @@ struct ModelStage::Implementation {
       const Tensor d_logits = is_mlp() ? Tensor{} : here.take(type, tokens, model.vocab);
       const HeadKept k = head_kept(b);
       backward_head(lane, here, k, target, d_logits, d_out);
-      if (!is_mlp()) logits->weight_gradient.run(lane, d_logits.data, k.normed.data, head.gradients.data);
+      if (!is_mlp()) {
+        logits->weight_gradient.run(lane, d_logits.data, k.normed.data, head.gradients.data);
+        lane.part("head");
+      }
     }
     LayerGradients g;
     if (!is_mlp()) {
