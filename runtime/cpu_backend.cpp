@@ -1,29 +1,21 @@
 #include "runtime/cpu_backend.hpp"
 
+#include "runtime/cpu_threads.hpp"
+#include "runtime/cpu_transport.hpp"
 #include "runtime/reference/stage.hpp"
-#include "schedules/ir/dependencies.hpp"
 #include "schedules/ir/error.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cmath>
-#include <condition_variable>
 #include <cstddef>
 #include <cstring>
-#include <map>
-#include <mutex>
 #include <new>
 #include <optional>
 #include <string>
 #include <utility>
 
-#include <fmt/format.h>
-
 namespace plumb {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // Bytes that ranks compute in: aligned as the arena's offsets are.
 class Memory {
@@ -44,192 +36,6 @@ class Memory {
   std::unique_ptr<std::byte, Free> data_;
 };
 
-// A message in the middle between its two ranks.
-struct Mailbox {
-  std::mutex mutex;
-  std::condition_variable changed;
-  const std::byte* from = nullptr;
-  std::byte* to = nullptr;
-  std::uint64_t bytes = 0;
-  bool sent = false;
-  bool received = false;
-  bool done = false;
-  TimePoint begin, end;
-};
-
-// The gradients of one stage on their way to one sum.
-struct Reduction {
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::map<std::uint32_t, std::span<float>> parts;  // [worker], all of the world's
-  std::uint32_t arrived = 0;
-  bool done = false;
-  TimePoint begin, end;
-};
-
-class CpuWorker;
-
-// What the ranks share.
-class World {
- public:
-  World(const TrainingPlan& plan, std::uint32_t workers)
-      : plan_(plan),
-        ranks_(plan.schedule.ranks()),
-        mailboxes_(plan.schedule.data_parallel * messages_of_copy()),
-        reductions_(plan.schedule.stages),
-        status_(workers),
-        values_(workers),
-        workers_(workers) {}
-
-  const TrainingPlan& plan() const { return plan_; }
-  Reduction& reduction(Stage stage) { return reductions_[stage.value]; }
-  Mailbox& mailbox(std::uint32_t copy, const Op& message) {
-    const Need need = carried_by(message);
-    const std::size_t slot =
-        2 * (std::size_t{need.stage.value} * plan_.schedule.microbatches + need.microbatch.value) +
-        (need.product == Product::activation ? 0 : 1);
-    return mailboxes_[copy * messages_of_copy() + slot];
-  }
-
-  TimePoint now() const {
-    return TimePoint{std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - epoch_).count()};
-  }
-
-  // What a worker is at, for whoever has to say why nothing goes on.
-  struct Status {
-    std::atomic<std::uint32_t> step{no_index};
-    std::atomic<bool> waits{false};
-    std::atomic<std::int64_t> changed{0};  // Clock's count when it last moved
-    const RankProgram* program = nullptr;
-    std::uint32_t copy = 0;
-  };
-  Status& status(std::uint32_t worker) { return status_[worker]; }
-
-  void fail(const std::string& why) noexcept {
-    try {
-      const std::lock_guard lock(failure_mutex_);
-      if (!failed_) failure_ = why;
-    } catch (...) {  // the text is lost, the failure is not
-    }
-    failed_ = true;
-  }
-  bool failed() const { return failed_; }
-
-  // Waits under `lock` until `ready`, or throws: another rank has failed, or the deadline has passed.
-  template <class Ready>
-  void wait(std::unique_lock<std::mutex>& lock, std::condition_variable& changed, std::uint32_t worker,
-            Ready ready) {
-    if (ready()) return;
-    const auto until = Clock::now() + std::chrono::nanoseconds(plan_.deadline.ns);
-    status_[worker].waits = true;
-    while (!ready()) {
-      // In slices, so that nobody who fails has to know whom to wake.
-      changed.wait_for(lock, std::chrono::milliseconds(20));
-      if (ready()) break;
-      if (failed_) throw_failure();
-      if (Clock::now() > until) {
-        fail(who_holds_up());
-        throw_failure();
-      }
-    }
-    moved(worker);
-  }
-
-  void moved(std::uint32_t worker) {
-    status_[worker].waits = false;
-    status_[worker].changed = Clock::now().time_since_epoch().count();
-  }
-
-  // All workers; `last` runs once, by the last to come, before anybody goes on.
-  template <class Last>
-  void meet(std::uint32_t worker, Last last) {
-    std::unique_lock lock(meeting_mutex_);
-    if (failed_) throw_failure();
-    const std::uint64_t meeting = meetings_;
-    if (++present_ == workers_) {
-      last();
-      present_ = 0;
-      ++meetings_;
-      meeting_changed_.notify_all();
-      moved(worker);
-      return;
-    }
-    wait(lock, meeting_changed_, worker, [&] { return meetings_ != meeting; });
-  }
-
-  void begin_step(std::uint32_t worker) {
-    meet(worker, [this] {
-      for (Mailbox& mailbox : mailboxes_) {
-        mailbox.sent = mailbox.received = mailbox.done = false;
-      }
-      for (Reduction& reduction : reductions_) {
-        reduction.arrived = 0;
-        reduction.done = false;
-      }
-      epoch_ = Clock::now();
-    });
-  }
-
-  void sum(std::uint32_t worker, std::span<double> values) {
-    values_[worker] = values;
-    meet(worker, [this] {
-      for (std::size_t i = 0; i < values_[0].size(); ++i) {
-        double total = 0;
-        for (const auto& part : values_) total += part[i];
-        for (const auto& part : values_) part[i] = total;
-      }
-    });
-  }
-
- private:
-  std::size_t messages_of_copy() const {
-    return 2 * std::size_t{plan_.schedule.stages} * plan_.schedule.microbatches;
-  }
-
-  [[noreturn]] void throw_failure() {
-    const std::lock_guard lock(failure_mutex_);
-    throw DeviceError(failure_);
-  }
-
-  std::string name(const Status& status) const {
-    const std::string copy = plan_.schedule.data_parallel > 1 ? fmt::format("copy {}, ", status.copy) : "";
-    return copy + (status.step == no_index
-                       ? fmt::format("rank {}, ahead of its step", status.program->rank.value)
-                       : describe(*status.program, status.step));
-  }
-
-  // Who does not move although it waits for nobody; where all wait, for what.
-  std::string who_holds_up() const {
-    std::string text;
-    for (const Status& status : status_) {
-      if (status.waits) continue;
-      text += (text.empty() ? "" : "; ") + name(status);
-    }
-    const std::string after = fmt::format("nothing has moved for {}: ", to_text(plan_.deadline));
-    if (!text.empty()) return after + text + " does not end";
-    for (const Status& status : status_) text += (text.empty() ? "" : "; ") + name(status);
-    return after + "every rank waits for another: " + text;
-  }
-
-  const TrainingPlan plan_;
-  std::uint32_t ranks_;
-  std::vector<Mailbox> mailboxes_;
-  std::vector<Reduction> reductions_;
-  std::vector<Status> status_;
-  Clock::time_point epoch_{};
-
-  std::mutex meeting_mutex_;
-  std::condition_variable meeting_changed_;
-  std::uint64_t meetings_ = 0;
-  std::uint32_t present_ = 0;
-  std::vector<std::span<double>> values_;
-  std::uint32_t workers_;
-
-  std::mutex failure_mutex_;
-  std::string failure_;
-  std::atomic<bool> failed_{false};
-};
-
 std::vector<StageMemory> memory_of(const std::vector<reference::Stage<float>>& stages) {
   std::vector<StageMemory> memory;
   for (const auto& stage : stages) {
@@ -248,11 +54,10 @@ std::vector<StageMemory> memory_of(const std::vector<reference::Stage<float>>& s
 
 class CpuWorker : public Worker {
  public:
-  CpuWorker(World& world, std::uint32_t copy, Rank rank, BeforeAction before_action)
-      : world_(&world),
-        plan_(world_->plan()),
+  CpuWorker(const TrainingPlan& plan, std::unique_ptr<CpuTransport> transport, std::uint32_t copy, Rank rank,
+            BeforeAction before_action)
+      : plan_(plan),
         copy_(copy),
-        index_(copy * plan_.schedule.ranks() + rank.value),
         before_action_(std::move(before_action)),
         stages_(make_stages(plan_)),
         memory_(memory_of(stages_)),
@@ -261,22 +66,15 @@ class CpuWorker : public Worker {
         owned_(plan_.schedule.stages),
         data_(plan_.schedule.microbatches),
         needed_(plan_.schedule.microbatches),
-        losses_(plan_.schedule.microbatches) {
-    World::Status& status = world_->status(index_);
-    status.program = &program_;
-    status.copy = copy;
+        losses_(plan_.schedule.microbatches),
+        transport_(std::move(transport)) {
+    transport_->serve(program_);
     times_.compute.resize(program_.actions);
     times_.messages.resize(program_.messages);
     times_.collectives.resize(program_.collectives);
-    boxes_.resize(program_.messages);
-    for (std::size_t i = 0; i < boxes_.size(); ++i) {
-      boxes_[i] = &world_->mailbox(copy_, plan_.schedule.per_rank[rank.value].messages[i].op);
-    }
     std::size_t pairs = 0;
     for (const ProgramStep& step : program_.steps) {
-      if (const auto* reduce = std::get_if<ReduceStep>(&step)) {
-        reductions_.push_back(reduce->stage);
-      } else if (const auto* compute = std::get_if<ComputeStep>(&step)) {
+      if (const auto* compute = std::get_if<ComputeStep>(&step)) {
         pairs += compute->action.is_pair();
         for (const Op& op : compute->action) {
           if (op.kind != OpKind::forward) continue;
@@ -299,84 +97,68 @@ class CpuWorker : public Worker {
         initialise(parameter, plan_.seed,
                    std::span(owned.state.weights).subspan(parameter.offset, parameter.elements()));
       }
-      world_->reduction(stage).parts[index_] = owned.gradients;
     }
   }
-
-  // One of the workers keeps alive what they all refer to.
-  void own(std::unique_ptr<World> world) { owner_ = std::move(world); }
 
   // ---- Backend
   void begin_step() override {
     times_.segments.clear();
-    world_->status(index_).step = no_index;
-    world_->begin_step(index_);
+    transport_->begin_step();
     next_ = 0;
   }
 
   void compute(const ComputeStep& step) override {
-    at_next_step();
+    transport_->at(next_);
     for (const std::uint32_t message : {step.received[0], step.received[1], step.reused[0], step.reused[1]}) {
-      if (message != no_index) wait(*boxes_[message]);
+      if (message != no_index) transport_->wait(message);
     }
     if (before_action_) before_action_(*this, step);
-    if (world_->failed()) fail_with_others();
+    transport_->at(next_++);
     Interval& time = times_.compute[step.position];
-    time.begin = world_->now();
+    time.begin = transport_->now();
     std::size_t k = 0;
     for (const Op& op : step.action) {
-      const TimePoint begin = world_->now();
+      const TimePoint begin = transport_->now();
       run(op, step.buffers[k++]);
       if (step.action.is_pair()) {
-        times_.segments.push_back({op, Lane::compute, std::string(words(op.kind)), begin, world_->now()});
+        times_.segments.push_back({op, Lane::compute, std::string(words(op.kind)), begin, transport_->now()});
       }
     }
-    time.end = world_->now();
-    world_->moved(index_);
+    time.end = transport_->now();
   }
 
   void communicate(const CommStep& step) override {
-    at_next_step();
-    for (const MessageStep& message : step.messages) post(message);
+    transport_->at(next_++);
+    for (const MessageStep& message : step.messages) {
+      times_.messages[message.index].posted = transport_->now();
+      transport_->post(message, arena_.at(message.buffer));
+    }
     if (!step.waited_together) return;
-    for (const MessageStep& message : step.messages) wait(*boxes_[message.index]);
+    for (const MessageStep& message : step.messages) transport_->wait(message.index);
   }
 
   void reduce(const ReduceStep& step) override {
-    at_next_step();
-    Reduction& reduction = world_->reduction(step.stage);
-    const std::lock_guard lock(reduction.mutex);
-    if (++reduction.arrived < reduction.parts.size()) return;
-    reduction.begin = world_->now();
-    const std::size_t count = reduction.parts.begin()->second.size();
-    for (std::size_t i = 0; i < count; ++i) {
-      float sum = 0;
-      for (const auto& [worker, gradients] : reduction.parts) sum += gradients[i];
-      for (const auto& [worker, gradients] : reduction.parts) gradients[i] = sum;
-    }
-    reduction.end = world_->now();
-    reduction.done = true;
-    reduction.changed.notify_all();
+    transport_->at(next_++);
+    transport_->reduce(step, owned(step.stage).gradients);
   }
 
   void finish_step() override {
-    at_next_step();
-    for (Mailbox* box : boxes_) wait(*box);
-    for (std::size_t i = 0; i < reductions_.size(); ++i) {
-      Reduction& reduction = world_->reduction(reductions_[i]);
-      std::unique_lock lock(reduction.mutex);
-      world_->wait(lock, reduction.changed, index_, [&] { return reduction.done; });
-      times_.collectives[i] = {reduction.begin, reduction.end};
+    transport_->at(next_++);
+    for (std::uint32_t i = 0; i < program_.messages; ++i) {
+      transport_->wait(i);
+      const Interval moved = transport_->moved(i);
+      times_.messages[i].begin = moved.begin;
+      times_.messages[i].end = moved.end;
     }
-    for (std::size_t i = 0; i < boxes_.size(); ++i) {
-      times_.messages[i].begin = boxes_[i]->begin;
-      times_.messages[i].end = boxes_[i]->end;
+    for (std::uint32_t i = 0; i < program_.collectives; ++i) {
+      transport_->wait_reduced(i);
+      times_.collectives[i] = transport_->reduced(i);
     }
     sum_shared_matrix();
   }
 
   StepTimes times() override { return times_; }
-  void abort() noexcept override { world_->fail("the step was given up"); }
+  void abort() noexcept override { transport_->give_up("the step was given up"); }
 
   // ---- Worker
   Rank rank() const override { return program_.rank; }
@@ -404,7 +186,7 @@ class CpuWorker : public Worker {
   double squared_gradient_norm() override {
     double sum = 0;
     for (const Stage stage : program_.held) {
-      if (world_->reduction(stage).parts.begin()->first != index_) continue;
+      if (!counts(stage)) continue;
       for (const ParameterSpec& parameter : stages_[stage.value].parameters()) {
         if (parameter.copied) continue;
         for (const float gradient : part_of(owned_[stage.value]->gradients, parameter)) {
@@ -449,7 +231,7 @@ class CpuWorker : public Worker {
     PLUMB_CHECK(state.weights.size() == owned(stage).state.weights.size());
     owned(stage).state = state;
   }
-  void sum(std::span<double> values) override { world_->sum(index_, values); }
+  void sum(std::span<double> values) override { transport_->sum(values); }
 
  private:
   struct Owned {
@@ -481,10 +263,10 @@ class CpuWorker : public Worker {
     };
     std::fill(shared_.begin(), shared_.end(), 0.0);
     each([&](Stage stage, std::span<float> part) {
-      if (world_->reduction(stage).parts.begin()->first != index_) return;
+      if (!counts(stage)) return;
       for (std::size_t i = 0; i < part.size(); ++i) shared_[i] += static_cast<double>(part[i]);
     });
-    world_->sum(index_, shared_);
+    transport_->sum(shared_);
     each([&](Stage, std::span<float> part) {
       for (std::size_t i = 0; i < part.size(); ++i) part[i] = static_cast<float>(shared_[i]);
     });
@@ -495,43 +277,13 @@ class CpuWorker : public Worker {
     return *owned_[stage.value];
   }
 
-  void at_next_step() {
-    world_->status(index_).step = next_++;
-    world_->moved(index_);
-  }
-
-  [[noreturn]] void fail_with_others() {
-    std::mutex mutex;
-    std::unique_lock lock(mutex);
-    std::condition_variable never;
-    world_->wait(lock, never, index_, [] { return false; });
-    throw DeviceError("another rank has failed");
-  }
-
-  void wait(Mailbox& box) {
-    std::unique_lock lock(box.mutex);
-    world_->wait(lock, box.changed, index_, [&] { return box.done; });
-  }
-
-  void post(const MessageStep& message) {
-    Mailbox& box = *boxes_[message.index];
-    const std::lock_guard lock(box.mutex);
-    const bool send = is_send(message.op.kind);
-    times_.messages[message.index].posted = world_->now();
-    if (send) {
-      box.from = arena_.at(message.buffer);
-      box.bytes = message.buffer.bytes;
-      box.sent = true;
-    } else {
-      box.to = arena_.at(message.buffer);
-      box.received = true;
+  // Whether the stage's gradients, which all its owners have, are this worker's to count.
+  bool counts(Stage stage) const {
+    for (const ProgramStep& step : program_.steps) {
+      const auto* reduction = std::get_if<ReduceStep>(&step);
+      if (reduction && reduction->stage == stage && reduction->owners.front() != program_.rank) return false;
     }
-    if (!box.sent || !box.received) return;
-    box.begin = world_->now();
-    std::memcpy(box.to, box.from, box.bytes);
-    box.end = world_->now();
-    box.done = true;
-    box.changed.notify_all();
+    return copy_ == 0;
   }
 
   void run(const Op& op, const OpBuffers& buffers) {
@@ -562,11 +314,8 @@ class CpuWorker : public Worker {
     }
   }
 
-  std::unique_ptr<World> owner_;
-  World* world_;
-  const TrainingPlan& plan_;
+  const TrainingPlan plan_;
   std::uint32_t copy_;
-  std::uint32_t index_;
   BeforeAction before_action_;
   std::vector<reference::Stage<float>> stages_;
   std::vector<StageMemory> memory_;
@@ -576,28 +325,22 @@ class CpuWorker : public Worker {
   std::vector<MicrobatchData> data_;         // [microbatch]
   std::vector<bool> needed_;                 // [microbatch]
   std::vector<std::optional<double>> losses_;
-  std::vector<Mailbox*> boxes_;  // [message]
-  std::vector<Stage> reductions_;
   std::vector<double> shared_;  // of the matrix that first and last stage share; empty where there is none
   StepTimes times_;
   std::uint32_t next_ = 0;
+  std::unique_ptr<CpuTransport> transport_;  // ends first: others may still read or write what is above
 };
 
 }  // namespace
 
 std::vector<std::unique_ptr<Worker>> make_cpu_workers(const TrainingPlan& plan, BeforeAction before_action) {
-  const std::uint32_t count = plan.schedule.ranks() * plan.schedule.data_parallel;
-  auto world = std::make_unique<World>(plan, count);
   std::vector<std::unique_ptr<Worker>> workers;
-  CpuWorker* owner = nullptr;
-  for (std::uint32_t copy = 0; copy < plan.schedule.data_parallel; ++copy) {
-    for (std::uint32_t r = 0; r < plan.schedule.ranks(); ++r) {
-      auto worker = std::make_unique<CpuWorker>(*world, copy, Rank{r}, before_action);
-      owner = worker.get();
-      workers.push_back(std::move(worker));
-    }
+  for (auto& transport : connect_threads(plan)) {
+    const auto index = static_cast<std::uint32_t>(workers.size());
+    const Rank rank{index % plan.schedule.ranks()};
+    workers.push_back(std::make_unique<CpuWorker>(plan, std::move(transport), index / plan.schedule.ranks(),
+                                                  rank, before_action));
   }
-  owner->own(std::move(world));
   return workers;
 }
 
