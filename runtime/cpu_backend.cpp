@@ -1,5 +1,7 @@
 #include "runtime/cpu_backend.hpp"
 
+#include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/cpu_processes.hpp"
 #include "runtime/cpu_threads.hpp"
 #include "runtime/cpu_transport.hpp"
 #include "runtime/reference/stage.hpp"
@@ -342,6 +344,14 @@ std::vector<std::unique_ptr<Worker>> make_cpu_workers(const TrainingPlan& plan, 
                                                   rank, before_action));
   }
   return workers;
+}
+
+std::unique_ptr<Worker> make_cpu_worker(const TrainingPlan& plan, Rendezvous& rendezvous,
+                                        BeforeAction before_action) {
+  const std::uint32_t index = rendezvous.rank();
+  auto transport = connect_processes(plan, rendezvous);
+  return std::make_unique<CpuWorker>(plan, std::move(transport), index / plan.schedule.ranks(),
+                                     Rank{index % plan.schedule.ranks()}, std::move(before_action));
 }
 
 }  // namespace plumb

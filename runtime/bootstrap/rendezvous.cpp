@@ -65,7 +65,7 @@ std::string rank_list(const std::vector<std::uint32_t>& ascending) {
 }
 
 Rendezvous::Rendezvous(const Placement& placement, milliseconds deadline)
-    : rank_(placement.rank), ranks_(placement.ranks), limit_(deadline) {
+    : rank_(placement.rank), ranks_(placement.ranks), limit_(deadline), host_(placement.host) {
   if (ranks_ == 1) return;
   const Deadline until = this->deadline();
   if (rank_ == 0) {
@@ -73,6 +73,13 @@ Rendezvous::Rendezvous(const Placement& placement, milliseconds deadline)
   } else {
     join(placement, until + grace);
   }
+}
+
+std::string Rendezvous::address() const {
+  if (rank_ == 0) return host_;
+  // Whoever sees rank 0 over loopback is on its machine, and for the others that has another name.
+  const std::string own = local_address(peers_[0]);
+  return own == "::1" || own.starts_with("127.") ? host_ : own;
 }
 
 // Coming together

@@ -33,6 +33,11 @@ class Rendezvous {
 
   std::uint32_t rank() const { return rank_; }
   std::uint32_t ranks() const { return ranks_; }
+  std::chrono::milliseconds limit() const { return limit_; }
+  /// Of rank 0's machine, as the ranks were told.
+  const std::string& host() const { return host_; }
+  /// Of this machine, as the others can reach it: on rank 0's, `host`.
+  std::string address() const;
 
   /// [rank] what each gave, on rank 0; empty on the others.
   std::vector<std::string> gather(std::string_view mine);
@@ -77,6 +82,7 @@ class Rendezvous {
   std::uint32_t rank_ = 0;
   std::uint32_t ranks_ = 1;
   std::chrono::milliseconds limit_;
+  std::string host_;           // of rank 0
   std::vector<Socket> peers_;  // [rank] on rank 0; on the others only [0]
   Call call_ = Call::join;
   std::uint32_t sequence_ = 0;

@@ -3,6 +3,7 @@
 #include "schedules/ir/error.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -120,6 +121,19 @@ std::uint16_t port_of(const Socket& listener) {
   getsockname(listener.descriptor(), reinterpret_cast<sockaddr*>(&address), &size);
   return address.ss_family == AF_INET6 ? ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port)
                                        : ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
+}
+
+std::string local_address(const Socket& socket) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  std::array<char, NI_MAXHOST> name{};
+  if (getsockname(socket.descriptor(), reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
+      getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, name.data(), name.size(), nullptr, 0,
+                  NI_NUMERICHOST) != 0)
+    throw DeviceError(fmt::format("rendezvous: a connection without an address: {}", std::strerror(errno)));
+  const std::string text = name.data();
+  // An IPv4 address on a socket of both kinds.
+  return text.starts_with("::ffff:") ? text.substr(7) : text;
 }
 
 std::optional<Socket> accept_until(const Socket& listener, Deadline deadline) {

@@ -39,6 +39,8 @@ class Socket {
 Socket listen_on(const std::string& host, std::uint16_t port);
 /// The port that a listening socket has.
 std::uint16_t port_of(const Socket& listener);
+/// This side's address of a connection, as a number.
+std::string local_address(const Socket& socket);
 /// One connection that waits, or nothing until the deadline.
 std::optional<Socket> accept_until(const Socket& listener, Deadline deadline);
 /// Tries again until the deadline, for the listener may come later. Nothing where it never came; throws
