@@ -181,6 +181,7 @@ class Team {
 
 struct Outcome {
   std::vector<Duration> steps;  // all but the first, in which everything is done for the first time
+  std::vector<Duration> whole;  // the same with the data, the optimizer and all that the host does
   std::vector<double> losses;
   std::optional<GradientCheck> check;
   Timeline timeline;  // of the last step
@@ -194,13 +195,18 @@ std::int64_t at_share(std::vector<Duration> sorted, double share) {
   return sorted[static_cast<std::size_t>(share * static_cast<double>(sorted.size() - 1) + 0.5)].ns;
 }
 
+nlohmann::json spread_of(const std::vector<Duration>& durations) {
+  return {{"median", at_share(durations, 0.5)},
+          {"min", at_share(durations, 0)},
+          {"p95", at_share(durations, 0.95)},
+          {"n", durations.size()}};
+}
+
 std::string to_json(const Outcome& outcome) {
   nlohmann::json document;
   document["schema"] = "plumb.run/1";
-  document["step_time_ns"] = {{"median", at_share(outcome.steps, 0.5)},
-                              {"min", at_share(outcome.steps, 0)},
-                              {"p95", at_share(outcome.steps, 0.95)},
-                              {"n", outcome.steps.size()}};
+  document["step_time_ns"] = spread_of(outcome.steps);
+  document["training_step_ns"] = spread_of(outcome.whole);
   document["loss"] = outcome.losses;
   document["ranks"] = nlohmann::json::array();
   for (std::size_t r = 0; r < outcome.report.ranks.size(); ++r) {
@@ -226,7 +232,9 @@ std::string to_text(const Outcome& outcome, const TrainingPlan& plan) {
   text += fmt::format("step      {} median of {}, from {} to {} (95 %)\n", plumb::to_text(median),
                       outcome.steps.size(), plumb::to_text(Duration{at_share(outcome.steps, 0)}),
                       plumb::to_text(Duration{at_share(outcome.steps, 0.95)}));
-  text += fmt::format("tokens/s  {:.0f}\n", tokens / static_cast<double>(median.ns) * 1e9);
+  const Duration whole{at_share(outcome.whole, 0.5)};
+  text += fmt::format("tokens/s  {:.0f}, of {} with data and optimizer\n",
+                      tokens / static_cast<double>(whole.ns) * 1e9, plumb::to_text(whole));
   text += fmt::format("idle      {:.1f} % of all ranks' time\n", 100 * outcome.report.idle_share);
   text += fmt::format("loss      {:.6g}, at first {:.6g}\n", outcome.losses.back(), outcome.losses.front());
   if (outcome.check) {
@@ -296,12 +304,12 @@ int run(const Options& options, Console& console) {
   }
   const std::uint64_t first = done + 1;
   for (std::uint64_t step = first; step <= options.steps; ++step) {
+    const auto begin = std::chrono::steady_clock::now();
     StepResult result;
     team.each([&](Worker& worker) {
       const StepResult own = forward_and_backward(worker, plan, data, step);
       if (worker.rank().value == 0 && worker.copy() == 0) result = own;
     });
-    const std::vector<StepTimes> records = team.times();
     if (step == 1 && options.check_gradients) outcome.check = team.check(data);
     const double clip = plan.optimizer.clip_norm;
     team.each([&](Worker& worker) {
@@ -310,6 +318,8 @@ int run(const Options& options, Console& console) {
       worker.sum(norm);
       worker.update(step, plan.optimizer.learning_rate, clip > 0 && norm[0] > clip ? clip / norm[0] : 1);
     });
+    const Duration whole{std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count()};
+    const std::vector<StepTimes> records = team.times();
     const bool asked = options.checkpoint_every > 0 && step % options.checkpoint_every == 0;
     if (!options.checkpoint.empty() && (asked || step == options.steps)) {
       team.each([&](Worker& worker) { save_checkpoint(worker, plan, options.checkpoint, step); });
@@ -320,7 +330,10 @@ int run(const Options& options, Console& console) {
     MemoryProfile nothing;
     nothing.ranks.resize(plan.schedule.ranks());
     outcome.report = summarize(outcome.timeline, nothing);
-    if (step > first || options.steps == first) outcome.steps.push_back(outcome.report.step_time);
+    if (step > first || options.steps == first) {
+      outcome.steps.push_back(outcome.report.step_time);
+      outcome.whole.push_back(whole);
+    }
     if (!options.json && console.err_is_terminal) {
       console.err << fmt::format("step {}/{}  loss {:.6g}  {}\n", step, options.steps, result.loss,
                                  plumb::to_text(outcome.report.step_time));

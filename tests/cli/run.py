@@ -53,6 +53,12 @@ class Run(unittest.TestCase):
         self.assertEqual([rank["peak_activation_bytes"] for rank in document["ranks"]],
                          [rank["peak_activation_bytes"] for rank in measured["ranks"]])
 
+    def test_a_training_step_lasts_longer_than_its_pipeline(self):
+        # It also takes the data, clips and updates.
+        document = data(f"--schedule 1f1b {BASE} --steps 4")
+        self.assertEqual(document["training_step_ns"]["n"], 3)
+        self.assertGreater(document["training_step_ns"]["min"], document["step_time_ns"]["min"])
+
     def test_what_cannot_be_is_refused_with_one_sentence(self):
         for line, says in ((f"--schedule 1f1b {BASE} --resume", "--checkpoint"),
                            (f"--schedule 1f1b {BASE} --resume --checkpoint /nowhere", "/nowhere"),
