@@ -1,8 +1,9 @@
 // Schedules on one GPU with a process a rank and NCCL between them, started by this program itself.
 //   nccl_steps HIDDEN TOKENS RANKS MICROBATCHES SCHEDULE[:CHUNKS][,…] [check] [batched] [shares] [gpt]
-//              [fp32] [without-mps] [kill | freeze]
-// shares: each rank has its own share of the GPU instead of all of it. kill, freeze: rank 1 is killed, or
-// stopped, in the middle of the second step; the deadline is 5 s.
+//              [fp32] [channels=N] [without-sums] [without-mps] [kill | freeze]
+// shares: each rank has its own share of the GPU instead of all of it. without-sums: the two owners of a
+// stage keep their gradients to themselves, as DualPipe's published example does in its step. kill, freeze:
+// rank 1 is killed, or stopped, in the middle of the second step; the deadline is 5 s.
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/launch/mps.hpp"
@@ -35,7 +36,9 @@ struct Settings {
   std::uint32_t ranks = 0;
   std::uint32_t microbatches = 0;
   std::string schedules;
-  bool check = false, batched = false, shares = false, text = false, mps = true, kill = false, freeze = false;
+  std::uint32_t channels = NcclOptions{}.channels;
+  bool check = false, batched = false, shares = false, text = false, mps = true, sums = true, kill = false,
+       freeze = false;
   bool fp32 = false;
 };
 
@@ -51,10 +54,18 @@ Settings read(int argc, char** argv) {
       {"gpt", &Settings::text},    {"kill", &Settings::kill},       {"freeze", &Settings::freeze},
       {"fp32", &Settings::fp32}};
   for (int i = 6; i < argc; ++i) {
-    if (std::string(argv[i]) == "without-mps") s.mps = false;
+    const std::string word = argv[i];
+    if (word == "without-mps") s.mps = false;
+    if (word == "without-sums") s.sums = false;
+    if (word.starts_with("channels=")) s.channels = static_cast<std::uint32_t>(std::stoul(word.substr(9)));
     if (const auto flag = flags.find(argv[i]); flag != flags.end()) s.*flag->second = true;
   }
   return s;
+}
+
+void remove_sums(LoweredSchedule& lowered) {
+  for (LoweredRank& rank : lowered.per_rank)
+    std::erase_if(rank.steps, [](const Step& step) { return std::holds_alternative<Collective>(step); });
 }
 
 double largest(Worker& worker, Rendezvous& rendezvous, double value) {
@@ -71,6 +82,7 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
     shape.chunks = static_cast<std::uint32_t>(std::stoul(name.substr(colon + 1)));
   LoweredSchedule lowered = make_lowered(generator(name.substr(0, colon)), shape,
                                          {s.batched ? CommPlacement::batched : CommPlacement::per_op, 1});
+  if (!s.sums) remove_sums(lowered);
   TrainingPlan plan = plan_for(std::move(lowered), s.text ? gpt(s.hidden) : mlp(s.hidden), s.tokens,
                                s.fp32 ? WeightType::fp32 : WeightType::bf16);
   if (s.kill || s.freeze) plan.deadline = Duration{5'000'000'000};
@@ -80,6 +92,7 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
   options.shares = s.shares ? s.ranks : 0;
   options.share = rendezvous.rank();
   options.algorithms = &algorithms;
+  options.channels = s.channels;
   const auto begin = std::chrono::steady_clock::now();
   Team team;
   team.push_back(make_nccl_worker(plan, rendezvous, options));
@@ -88,7 +101,8 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
   rendezvous.barrier();
   const double start = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   std::vector<double> steps;
-  for (int i = 0; i < 6; ++i) {
+  double compute_end = 0, busy = 0, most_busy = 0;  // of the last step
+  for (int i = 0; i < 8; ++i) {
     if ((s.kill || s.freeze) && i == 1 && rendezvous.rank() == 1) {
       worker.clear_gradients();
       worker.begin_step();
@@ -98,7 +112,16 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
     step(team);
     const StepTimes times = worker.times();
     TimePoint end{};
-    for (const Interval& ran : times.compute) end = std::max(end, ran.end);
+    Duration own_busy{};
+    for (const Interval& ran : times.compute) {
+      end = std::max(end, ran.end);
+      own_busy = own_busy + (ran.end - ran.begin);
+    }
+    compute_end = largest(worker, rendezvous, static_cast<double>(end.ns)) / 1e6;
+    most_busy = largest(worker, rendezvous, static_cast<double>(own_busy.ns)) / 1e6;
+    std::vector<double> sum{static_cast<double>(own_busy.ns) / 1e6};
+    worker.sum(sum);
+    busy = sum[0];
     for (const Interval& ran : times.collectives) end = std::max(end, ran.end);
     steps.push_back(largest(worker, rendezvous, static_cast<double>(end.ns)) / 1e6);
   }
@@ -109,11 +132,14 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
     difference = largest(worker, rendezvous, compare(team, plan, expected.gradients).max_difference);
   }
   if (rendezvous.rank() == 0) {
-    std::printf("%-18s %u ranks m %u %s: ready in %.1f s, steps", name.c_str(), s.ranks, s.microbatches,
-                s.batched ? "batched" : "per-op", start);
+    std::printf("%-18s %u ranks m %u %s, %u channels%s: ready in %.1f s, steps", name.c_str(), s.ranks,
+                s.microbatches, s.batched ? "batched" : "per-op", s.channels, s.sums ? "" : ", without sums",
+                start);
     for (const double each : steps) std::printf(" %.3f", each);
     std::sort(steps.begin(), steps.end());
-    std::printf(" ms, median %.3f", steps[steps.size() / 2]);
+    std::printf(
+        " ms, median %.3f; of the last step compute ends at %.3f, ranks busy %.3f together, %.3f at most",
+        steps[steps.size() / 2], compute_end, busy, most_busy);
     if (s.check) std::printf("; gradients %.2e", difference);
     std::printf("\n");
     std::fflush(stdout);
