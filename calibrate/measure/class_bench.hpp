@@ -1,0 +1,42 @@
+// How work of one class lasts beside work of another, on one rank.
+#pragma once
+#include "calibrate/measure/class_work.hpp"
+#include "calibrate/measure/rank_bench.hpp"
+#include "calibrate/measure/sampler.hpp"
+#include "calibrate/measurer.hpp"
+#include "runtime/device/event.hpp"
+#include "runtime/device/stream.hpp"
+#include "runtime/layers/lane.hpp"
+#include "runtime/layers/matmul.hpp"
+
+#include <string>
+
+namespace plumb::measure {
+
+class ClassBench {
+ public:
+  /// In the rank's streams, which outlive it.
+  ClassBench(const CalibrationRequest& request, layers::ProductAlgorithms& algorithms, RankStreams& streams);
+
+  bool has(const std::string& work_class) const { return work_.has(work_class); }
+  /// Queues it once in the rank's main stream.
+  void launch(const std::string& work_class) const { work_.launch(work_class, streams_.main_lane); }
+
+  /// Alone, then while the other class runs in another stream. `send_recv` is a copy here.
+  Measurement time(const SlowdownTarget& target, const StoppingRule& rule, Sampler& sampler);
+
+ private:
+  Sampled run(const layers::Lane& lane, const ClassWork& work, const std::string& what, int times,
+              WarmUp warm_up, const StoppingRule& rule, Sampler& sampler);
+
+  RankStreams& streams_;
+  ClassWork work_, beside_;
+  device::Stream more_copies_;  // a second message has a stream of its own
+  layers::Lane more_copies_lane_;
+  device::Event begin_{device::EventKind::timing}, end_{device::EventKind::timing};
+};
+
+/// Samples of so many in a row, as those of one.
+Summary one_of(const SampleSet& samples, int times);
+
+}  // namespace plumb::measure

@@ -1,0 +1,189 @@
+// Measures on one GPU: whole, or cut into shares that stand for ranks, all in this process.
+#include "calibrate/measure/local_measurer.hpp"
+
+#include "calibrate/measure/background.hpp"
+#include "calibrate/measure/class_bench.hpp"
+#include "calibrate/measure/rank_bench.hpp"
+#include "calibrate/measure/sampler.hpp"
+#include "runtime/device/buffer.hpp"
+#include "runtime/device/device_info.hpp"
+#include "runtime/device/green_context.hpp"
+#include "schedules/ir/error.hpp"
+
+#include <array>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace plumb::measure {
+namespace {
+
+constexpr Bytes largest_message{64 << 20};
+constexpr std::size_t most_at_once = 4;
+
+class LocalMeasurer final : public Measurer {
+ public:
+  explicit LocalMeasurer(const CalibrationRequest& request)
+      : request_(request),
+        info_(device::device_info()),
+        algorithms_(layers::ProductAlgorithms::from_text(request.algorithms)) {
+    if (request.layout.stages.empty()) throw BadInput("calibrate", "the layout has no stages");
+    if (request.ranks > 1) shares_ = device::partition(request.ranks);
+    setting_.share = request.ranks > 1 ? Share::partition : Share::whole_gpu;
+    setting_.sms = request.ranks > 1 ? shares_[0].multiprocessors() : 0;
+    setting_.of = request.ranks;
+    setting_.others_busy = request.ranks > 1;
+    // Rank 0 is measured: it has every kind of stage. The others keep busy with a layer.
+    std::vector<Stage> stages;
+    for (std::uint32_t s = 0; s < request.layout.stages.size(); ++s) stages.push_back(Stage{s});
+    for (std::uint32_t r = 0; r < request.ranks; ++r) {
+      ranks_.push_back(std::make_unique<RankBench>(
+          request, r == 0 ? stages : std::vector<Stage>{}, request.ranks > 1 ? &shares_[r] : nullptr,
+          request.ranks > 1 ? setting_.sms : info_.multiprocessors, algorithms_));
+    }
+    classes_.emplace(request, algorithms_, ranks_.front()->streams());
+    for (auto* block : {&sent_, &received_}) *block = device::Buffer(largest_message * most_at_once);
+    for (std::size_t i = 0; i < most_at_once; ++i) copy_streams_.emplace_back();
+    device::synchronize();
+  }
+
+  Provenance provenance() const override { return provenance_of(info_, sampler_.clock()); }
+
+  // By these a run does what was measured.
+  std::map<std::string, std::string> algorithms() const override { return algorithms_.to_text(); }
+
+  Setting setting() const override { return setting_; }
+
+  std::vector<std::vector<std::uint32_t>> message_pairs() const override {
+    if (request_.ranks == 1) return {};
+    return {{0, 1}};  // one GPU: all pairs are alike
+  }
+
+  bool can_measure(const Target& target) const override {
+    if (const auto* work = std::get_if<WorkTarget>(&target)) return ranks_.front()->has(work->work);
+    if (const auto* memory = std::get_if<MemoryTarget>(&target))
+      return ranks_.front()->has_memory(memory->work);
+    if (const auto* transfer = std::get_if<TransferTarget>(&target)) {
+      const TransferKind kind = transfer->key.kind;
+      const bool message = kind == TransferKind::hop || kind == TransferKind::one_way ||
+                           kind == TransferKind::both_ways || kind == TransferKind::at_once;
+      return message && transfer->key.at_once <= most_at_once && transfer->size <= largest_message;
+    }
+    // A copy between ranks of one GPU takes no multiprocessors away from anybody.
+    const SlowdownKey& key = std::get<SlowdownTarget>(target).key;
+    return key.communication_sms == 0 && classes_->has(key.work_class) && classes_->has(key.beside);
+  }
+
+  std::vector<Measurement> measure(const Target& target, const StoppingRule& rule) override {
+    return {std::visit([&](const auto& one) { return measure_one(one, rule); }, target)};
+  }
+
+ private:
+  /// The ranks from `first` on compute forwards and backwards of a layer until this is destroyed.
+  std::vector<Background> busy_ranks(std::size_t first) {
+    std::vector<Background> busy;
+    for (std::size_t r = first; r < ranks_.size(); ++r) busy.push_back(ranks_[r]->busy());
+    return busy;
+  }
+
+  Measurement measure_one(const WorkTarget& target, const StoppingRule& rule) {
+    const auto busy = busy_ranks(target.setting.others_busy ? 1 : ranks_.size());
+    return ranks_.front()->time_work(target, rule, sampler_);
+  }
+
+  Measurement measure_one(const TransferTarget& target, const StoppingRule& rule) {
+    const Sampled sampled =
+        target.key.kind == TransferKind::hop
+            ? time_hop(target.size, rule)
+            : time_copies(target.key.kind == TransferKind::both_ways ? 2 : target.key.at_once, target.size,
+                          rule);
+    TransferKey key = target.key;
+    return {Transfer{key, {target.size, sampled.set.summary()}}, sampled.set.samples()};
+  }
+
+  std::byte* message(const device::Buffer& buffer, std::size_t which) const {
+    return buffer.as<std::byte>() + which * static_cast<std::size_t>(largest_message.count);
+  }
+
+  /// From the end of rank 0's op to the begin of rank 1's, which waits for the message; both have other work
+  /// before, rank 0 has other work after.
+  Sampled time_hop(Bytes size, const StoppingRule& rule) {
+    RankStreams& from = ranks_[0]->streams();
+    RankStreams& to = ranks_[1]->streams();
+    StageRig& producer = ranks_[0]->layer();
+    StageRig& consumer = ranks_[1]->layer();
+    const auto busy = busy_ranks(2);
+    // Behind the gate the producer has one op more to do than the consumer, which therefore waits for the
+    // message.
+    return sampler_.sample({from.main, begin_, end_,
+                            [&] {
+                              producer.launch(WorkKind::forward);
+                              begin_.record(from.main);
+                              from.copies.wait(begin_);
+                              device::copy(from.copies, message(received_, 0), message(sent_, 0),
+                                           static_cast<std::size_t>(size.count));
+                              arrived_.record(from.copies);
+                              to.main.wait(arrived_);
+                              end_.record(to.main);
+                              consumer.launch(WorkKind::forward);
+                              producer.launch(WorkKind::forward);
+                            }},
+                           WarmUp::until_the_clock_settles, rule);
+  }
+
+  /// `count` copies at the same time, from the first begin to the last end; nobody computes.
+  Sampled time_copies(std::size_t count, Bytes size, const StoppingRule& rule) {
+    const device::Stream& first = copy_streams_[0];
+    return sampler_.sample({first, begin_, end_,
+                            [&] {
+                              begin_.record(first);
+                              for (std::size_t i = 0; i < count; ++i) {
+                                if (i > 0) copy_streams_[i].wait(begin_);
+                                // The second goes the other way.
+                                const device::Buffer& from = i % 2 == 0 ? sent_ : received_;
+                                const device::Buffer& to = i % 2 == 0 ? received_ : sent_;
+                                device::copy(copy_streams_[i], message(to, i), message(from, i),
+                                             static_cast<std::size_t>(size.count));
+                                if (i > 0) {
+                                  copied_[i].record(copy_streams_[i]);
+                                  first.wait(copied_[i]);
+                                }
+                              }
+                              end_.record(first);
+                            }},
+                           WarmUp::a_few_runs, rule);
+  }
+
+  Measurement measure_one(const SlowdownTarget& target, const StoppingRule& rule) {
+    const auto busy = busy_ranks(target.key.setting.others_busy ? 1 : ranks_.size());
+    return classes_->time(target, rule, sampler_);
+  }
+
+  Measurement measure_one(const MemoryTarget& target, const StoppingRule& /*there is nothing to time*/) {
+    return ranks_.front()->memory_of(target);
+  }
+
+  CalibrationRequest request_;
+  device::DeviceInfo info_;
+  Setting setting_;
+  std::vector<device::GreenContext> shares_;
+  layers::ProductAlgorithms algorithms_;
+  std::vector<std::unique_ptr<RankBench>> ranks_;
+  std::optional<ClassBench> classes_;  // rank 0's
+  device::Buffer sent_, received_;
+  std::vector<device::Stream> copy_streams_;
+  std::array<device::Event, most_at_once> copied_;
+  device::Event begin_{device::EventKind::timing}, end_{device::EventKind::timing};
+  device::Event arrived_;
+  Sampler sampler_;
+};
+
+}  // namespace
+
+std::unique_ptr<Measurer> make_local_measurer(const CalibrationRequest& request) {
+  return std::make_unique<LocalMeasurer>(request);
+}
+
+}  // namespace plumb::measure
