@@ -74,10 +74,6 @@ TrainingPlan plan_of(const Options& options, Console& console) {
   const ModelConfig config = model.load();
   print_warnings(console, config);
   plan.model = config.shape;
-  if (plan.model.tied_embeddings && options.device != "cpu") {
-    console.err << "plumb: the head of " << plan.model.name << " is trained apart from its embedding\n";
-    plan.model.tied_embeddings = false;
-  }
   plan.layout = model.layout(plan.model, plan.schedule.stages, plan.schedule.ranks());
   plan.seed = options.seed;
   plan.optimizer.learning_rate = options.learning_rate;

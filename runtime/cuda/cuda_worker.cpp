@@ -7,6 +7,7 @@
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
 #include "runtime/gpu_workers.hpp"
+#include "runtime/shared_matrix.hpp"
 #include "schedules/ir/error.hpp"
 
 #include <algorithm>
@@ -48,6 +49,7 @@ class CudaWorker : public Worker {
         compute_(shared_->plan, rank, share, shared_->algorithms, pair_priority),
         transport_(std::move(transport)),
         posted_(compute_.program().messages),
+        shared_pairs_(shared_pairs(shared_->plan)),
         squares_(Bytes{static_cast<std::int64_t>((squares_partials + 1) * sizeof(double))}) {}
 
   void initialise() {
@@ -108,6 +110,7 @@ class CudaWorker : public Worker {
       shared_->guard.wait([&] { return last.happened(); },
                           [&] { return fmt::format("{}, waiting for its last action", name()); }, true);
     }
+    sum_shared_matrix();
     // The step began when the first action of any rank did.
     std::vector<double> first(workers());
     if (actions > 0) {
@@ -177,10 +180,12 @@ class CudaWorker : public Worker {
     if (copy_ > 0) return sum;
     for (const Stage stage : program().held) {
       if (lowest_owner(stage) != rank_) continue;
-      const std::span<float> gradients = compute_.parameters(stage).gradients();
+      const StageParameters& parameters = compute_.parameters(stage);
+      std::size_t own = parameters.gradients().size();  // what another stage owns is behind them
+      if (parameters.specs().back().copied) own = parameters.specs().back().offset;
       double* partials = squares_.as<double>();
       double* total = partials + squares_partials;
-      sum_of_squares(compute_.stream(), gradients.data(), gradients.size(), partials, total);
+      sum_of_squares(compute_.stream(), parameters.gradients().data(), own, partials, total);
       double value = 0;
       device::copy(compute_.stream(), &value, total, sizeof value);
       compute_.stream().synchronize();
@@ -214,6 +219,30 @@ class CudaWorker : public Worker {
   void sum(std::span<double> values) override { transport_->sum(values); }
 
  private:
+  // This rank's gradients of the matrix that the first and the last stage share.
+  std::span<float> shared_gradients(Stage stage) {
+    const StageContent& content = shared_->plan.layout.stages[stage.value];
+    const ParameterSpec matrix = *shared_matrix(shared_->plan.model, content);
+    return compute_.parameters(stage).gradients().subspan(matrix.offset, matrix.elements());
+  }
+
+  void sum_shared_matrix() {
+    const Stage last{shared_->plan.schedule.stages - 1};
+    for (std::uint32_t i = 0; i < shared_pairs_.size(); ++i) {
+      const SharedPair& pair = shared_pairs_[i];
+      const bool has_first = pair.first == rank_, has_last = pair.last == rank_;
+      const device::Event& after = compute_.end_of(program().actions - 1);
+      if (has_first && has_last) {
+        const std::span<float> a = shared_gradients(Stage{0}), b = shared_gradients(last);
+        float* const both[] = {a.data(), b.data()};
+        sum_copies(compute_.stream(), both, a.size());
+        compute_.stream().synchronize();
+      } else if (has_first || has_last) {
+        transport_->share(i, shared_gradients(has_first ? Stage{0} : last), after);
+      }
+    }
+  }
+
   std::uint32_t workers() const {
     return shared_->plan.schedule.ranks() * shared_->plan.schedule.data_parallel;
   }
@@ -238,6 +267,7 @@ class CudaWorker : public Worker {
   RankCompute compute_;
   std::unique_ptr<Transport> transport_;
   std::vector<const device::Event*> posted_;  // [message] behind what it was posted
+  std::vector<SharedPair> shared_pairs_;
   std::vector<Posted> to_post_;
   device::Buffer squares_;
   Duration origin_{};
@@ -276,7 +306,8 @@ std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan, 
     throw BadInput("the shares of the GPU", fmt::format("{} workers cannot have {} shares", count, shares));
   if (options.algorithms) shared->algorithms = layers::ProductAlgorithms::from_text(*options.algorithms);
   shared->shares = device::partition(shares);
-  shared->exchange = std::make_unique<cuda::LocalExchange>(shared->plan.schedule, shared->guard);
+  shared->exchange =
+      std::make_unique<cuda::LocalExchange>(shared->plan.schedule, shared->guard, shared_pairs(shared->plan));
   std::vector<std::unique_ptr<cuda::CudaWorker>> made;
   for (std::uint32_t copy = 0; copy < plan.schedule.data_parallel; ++copy) {
     for (std::uint32_t r = 0; r < ranks; ++r) {
@@ -305,8 +336,9 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
   }
   const std::uint32_t ranks = plan.schedule.ranks();
   const auto deadline = std::chrono::milliseconds(plan.deadline.ns / 1'000'000);
-  auto transport = std::make_unique<cuda::NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
-                                                         options.channels, deadline);
+  auto transport =
+      std::make_unique<cuda::NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
+                                            options.channels, deadline, shared_pairs(shared->plan));
   auto worker =
       std::make_unique<cuda::CudaWorker>(shared, Rank{rendezvous.rank() % ranks}, rendezvous.rank() / ranks,
                                          share, std::move(transport), options.pair_priority);

@@ -174,6 +174,7 @@ class LocalExchange::Side : public Transport {
       for (const auto& reduction : exchange_.reductions_) {
         if (reduction) reduction->begin_step();
       }
+      for (const auto& sum : exchange_.shared_) sum->begin_step();
       exchange_.base_->record(*exchange_.base_stream_);
     });
     for (const device::Stream* stream : streams) stream->wait(*exchange_.base_);
@@ -212,6 +213,14 @@ class LocalExchange::Side : public Transport {
           [&] { return reduction->launched.load(std::memory_order_acquire) && reduction->end.happened(); },
           [&] { return name() + ", waiting for the sum of a stage's gradients"; }, true);
     }
+  }
+
+  void share(std::uint32_t pair, std::span<float> gradients, const device::Event& after) override {
+    Reduction& sum = *exchange_.shared_[copy_ * exchange_.pairs_ + pair];
+    sum.arrive(0, rank_, gradients, after);
+    exchange_.guard_.wait(
+        [&] { return sum.launched.load(std::memory_order_acquire) && sum.end.happened(); },
+        [&] { return name() + ", waiting for the other half of the gradients of the tied head"; }, true);
   }
 
   MessageTimes message_times(std::uint32_t message) override {
@@ -254,7 +263,8 @@ class LocalExchange::Side : public Transport {
   std::vector<Reduction*> reductions_;  // [ReduceStep::index]
 };
 
-LocalExchange::LocalExchange(const LoweredSchedule& schedule, StepGuard& guard)
+LocalExchange::LocalExchange(const LoweredSchedule& schedule, StepGuard& guard,
+                             const std::vector<SharedPair>& shared)
     : schedule_(schedule),
       guard_(guard),
       workers_(schedule.ranks() * schedule.data_parallel),
@@ -287,6 +297,12 @@ LocalExchange::LocalExchange(const LoweredSchedule& schedule, StepGuard& guard)
     auto& stream = reduction_streams_[owners[s].front().value];
     if (!stream) stream = std::make_unique<device::Stream>();
     reductions_[s] = std::make_unique<Reduction>(schedule.data_parallel, owners[s], *stream);
+  }
+  pairs_ = static_cast<std::uint32_t>(shared.size());
+  for (std::uint32_t copy = 0; copy < schedule.data_parallel; ++copy) {
+    for (const SharedPair& pair : shared)
+      shared_.push_back(
+          std::make_unique<Reduction>(1, std::vector<Rank>{pair.first, pair.last}, *base_stream_));
   }
 }
 

@@ -9,6 +9,7 @@
 #include "runtime/cuda/transport.hpp"
 #include "runtime/device/event.hpp"
 #include "runtime/device/stream.hpp"
+#include "runtime/shared_matrix.hpp"
 #include "schedules/ir/lower.hpp"
 
 #include <cstdint>
@@ -22,7 +23,8 @@ namespace plumb::cuda {
 /// transports.
 class LocalExchange {
  public:
-  LocalExchange(const LoweredSchedule& schedule, StepGuard& guard);
+  LocalExchange(const LoweredSchedule& schedule, StepGuard& guard,
+                const std::vector<SharedPair>& shared = {});
   ~LocalExchange();
 
   /// One side for each rank of each copy, once.
@@ -46,6 +48,8 @@ class LocalExchange {
       channels_;  // [(copy x ranks + from) x ranks + to]; few of them are there
   std::vector<std::unique_ptr<Reduction>> reductions_;  // [stage]
   std::vector<std::unique_ptr<device::Stream>> reduction_streams_;
+  std::uint32_t pairs_ = 0;                         // that share a matrix, of a copy
+  std::vector<std::unique_ptr<Reduction>> shared_;  // [copy x pairs + pair]
 };
 
 }  // namespace plumb::cuda

@@ -27,13 +27,15 @@ std::string to_bytes(std::span<const double> values) {
 }  // namespace
 
 NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
-                             std::uint32_t channels, std::chrono::milliseconds deadline)
+                             std::uint32_t channels, std::chrono::milliseconds deadline,
+                             std::vector<SharedPair> shared)
     : schedule_(schedule),
       rendezvous_(rendezvous),
       guard_(guard),
       rank_{rendezvous.rank() % schedule.ranks()},
       copy_(rendezvous.rank() / schedule.ranks()),
-      messages_(schedule.per_rank[rank_.value].messages.size()) {
+      messages_(schedule.per_rank[rank_.value].messages.size()),
+      shared_(std::move(shared)) {
   PLUMB_CHECK(rendezvous.ranks() == schedule.ranks() * schedule.data_parallel);
   make_groups(channels, deadline);
   clock_offset_ = rendezvous.clock_offset(host_now).offset;
@@ -83,6 +85,17 @@ void NcclTransport::make_groups(std::uint32_t channels, std::chrono::millisecond
   for (const auto& workers : owners) {
     if (workers.size() > 1 && !sum_of.contains(workers)) sum_of[workers] = add_group(all, workers);
   }
+  const auto workers_of = [&](const SharedPair& pair, std::uint32_t copy) {
+    std::vector<std::uint32_t> workers{copy * ranks + pair.first.value, copy * ranks + pair.last.value};
+    std::sort(workers.begin(), workers.end());
+    return workers;
+  };
+  for (std::uint32_t copy = 0; copy < schedule_.data_parallel; ++copy) {
+    for (const SharedPair& pair : shared_) {
+      const auto workers = workers_of(pair, copy);
+      if (pair.first != pair.last && !sum_of.contains(workers)) sum_of[workers] = add_group(all, workers);
+    }
+  }
 
   std::string made;
   for (const auto& workers : all) {
@@ -131,6 +144,10 @@ void NcclTransport::make_groups(std::uint32_t channels, std::chrono::millisecond
     by_stage_.push_back(static_cast<std::uint32_t>(reduction_groups_.size()));
     reduction_groups_.push_back(sum == sum_of.end() ? no_index : own[sum->second]);
     reduction_stages_.push_back(collective->op.stage);
+  }
+  for (const SharedPair& pair : shared_) {
+    const auto sum = sum_of.find(workers_of(pair, copy_));
+    shared_groups_.push_back(sum == sum_of.end() ? no_index : own[sum->second]);
   }
   std::sort(by_stage_.begin(), by_stage_.end(),
             [&](auto a, auto b) { return reduction_stages_[a] < reduction_stages_[b]; });
@@ -253,6 +270,17 @@ void NcclTransport::finish_step() {
     wait_for(reductions_[i].end,
              fmt::format("the sum of the gradients of stage {}", reduction_stages_[i].value));
   }
+}
+
+void NcclTransport::share(std::uint32_t pair, std::span<float> gradients, const device::Event& after) {
+  const device::Event done;
+  issue(no_index, [&] {
+    Group& group = *groups_.at(shared_groups_[pair]);
+    group.stream.wait(after);
+    group.communicator->all_reduce(gradients.data(), gradients.size(), device::Element::fp32, group.stream);
+    done.record(group.stream);
+  });
+  wait_for(done, "the other half of the gradients of the tied head");
 }
 
 // A kernel of NCCL's holds waiting and transfer, so when the transfer began is nobody's to know.

@@ -6,6 +6,7 @@
 #include "runtime/device/communicator.hpp"
 #include "runtime/device/event.hpp"
 #include "runtime/device/stream.hpp"
+#include "runtime/shared_matrix.hpp"
 #include "schedules/ir/lower.hpp"
 
 #include <cstdint>
@@ -30,7 +31,8 @@ class NcclTransport : public Transport {
   /// All ranks of all copies together: copy x ranks + rank is the rank in the rendezvous. `channels`: at most
   /// so many blocks of a kernel, taken from the computation beside it.
   NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
-                std::uint32_t channels, std::chrono::milliseconds deadline);
+                std::uint32_t channels, std::chrono::milliseconds deadline,
+                std::vector<SharedPair> shared = {});
   ~NcclTransport() override;
 
   void begin_step(std::span<const device::Stream* const> streams) override;
@@ -41,6 +43,7 @@ class NcclTransport : public Transport {
   void reduce(const ReduceStep& reduction, std::span<float> gradients, const device::Event& after,
               std::uint32_t step) override;
   void finish_step() override;
+  void share(std::uint32_t pair, std::span<float> gradients, const device::Event& after) override;
   MessageTimes message_times(std::uint32_t message) override;
   Interval reduction_times(std::uint32_t index) override;
   void sum(std::span<double> values) override;
@@ -88,9 +91,11 @@ class NcclTransport : public Transport {
   std::vector<std::uint32_t> reduction_groups_;  // [ReduceStep::index]
   std::vector<Stage> reduction_stages_;          // [ReduceStep::index]
   std::vector<Span> reductions_;                 // [ReduceStep::index]
-  std::vector<Waiting> reached_;                 // [ReduceStep::index] reached in this step
-  std::vector<std::uint32_t> by_stage_;          // indices of reductions, by stage
-  std::size_t launched_ = 0;                     // of by_stage_
+  std::vector<SharedPair> shared_;
+  std::vector<std::uint32_t> shared_groups_;  // [pair] no_index where it is of others, or of one rank
+  std::vector<Waiting> reached_;              // [ReduceStep::index] reached in this step
+  std::vector<std::uint32_t> by_stage_;       // indices of reductions, by stage
+  std::size_t launched_ = 0;                  // of by_stage_
   device::Stream base_stream_;
   device::Event base_{device::EventKind::timing};
   Duration base_time_{};

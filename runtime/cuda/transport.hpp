@@ -47,6 +47,8 @@ class Transport {
                       std::uint32_t step) = 0;
   /// Everything that was posted is done.
   virtual void finish_step() = 0;
+  /// Behind finish_step, with the other rank of a SharedPair: `gradients` of both become their sum. Blocks.
+  virtual void share(std::uint32_t pair, std::span<float> gradients, const device::Event& after) = 0;
 
   /// Of the last finished step, since `base`; a message's `posted` is not this side's to know.
   virtual MessageTimes message_times(std::uint32_t message) = 0;

@@ -47,9 +47,9 @@ Columns columns_of(const ProductShape& s) {
 }  // namespace
 
 std::string to_string(const ProductShape& s) {
-  return fmt::format("{} {} {}x{}x{}{} sms={}", form_words[static_cast<std::size_t>(s.form)],
+  return fmt::format("{} {} {}x{}x{}{}{} sms={}", form_words[static_cast<std::size_t>(s.form)],
                      s.type == DataType::bf16 ? "bf16" : "fp32", s.tokens, s.inputs, s.outputs,
-                     s.adds ? " add" : "", s.multiprocessors);
+                     s.adds ? " add" : "", s.bias ? " bias" : "", s.multiprocessors);
 }
 
 ProductShape parse_product_shape(std::string_view text) {
@@ -62,7 +62,7 @@ ProductShape parse_product_shape(std::string_view text) {
     words.push_back(rest.substr(0, end));
     rest = end == std::string_view::npos ? std::string_view{} : rest.substr(end + 1);
   }
-  if (words.size() < 4 || words.size() > 5) throw bad();
+  if (words.size() < 4 || words.size() > 6) throw bad();
   const auto number = [&](std::string_view word) {
     std::uint64_t value = 0;
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
@@ -80,8 +80,11 @@ ProductShape parse_product_shape(std::string_view text) {
   shape.tokens = number(words[2].substr(0, first));
   shape.inputs = number(words[2].substr(first + 1, last - first - 1));
   shape.outputs = number(words[2].substr(last + 1));
-  shape.adds = words.size() == 5;
-  if (shape.adds && words[3] != "add") throw bad();
+  for (std::size_t i = 3; i + 1 < words.size(); ++i) {
+    bool& said = words[i] == "add" && !shape.bias ? shape.adds : shape.bias;
+    if (said || (words[i] != "add" && words[i] != "bias")) throw bad();
+    said = true;
+  }
   if (!words.back().starts_with("sms=")) throw bad();
   shape.multiprocessors = static_cast<std::uint32_t>(number(words.back().substr(4)));
   return shape;
@@ -133,6 +136,7 @@ struct Product::Descriptors {
     set(CUBLASLT_MATMUL_DESC_TRANSA, c.first_op);
     set(CUBLASLT_MATMUL_DESC_TRANSB, c.second_op);
     set(CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, static_cast<std::int32_t>(shape.multiprocessors));
+    if (shape.bias) set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     layout(first, type, c.first_rows, c.first_columns);
     layout(second, type, c.second_rows, c.second_columns);
     layout(result, result_type, c.result_rows, c.result_columns);
@@ -226,7 +230,8 @@ Product::Product(const ProductShape& shape, ProductAlgorithms& algorithms, const
       for (Timed& one : timed) {
         descriptors_->algorithm = one.algorithm;
         begin.record(lane.stream());
-        run(lane, second.data(), first.data(), result.data(), result.data());
+        run(lane, second.data(), first.data(), result.data(), result.data(),
+            shape.bias ? first.data() : nullptr);
         end.record(lane.stream());
         end.synchronize();
         one.times.push_back(device::between(begin, end));
@@ -249,8 +254,10 @@ Product::Product(const ProductShape& shape, ProductAlgorithms& algorithms, const
   algorithms.set(shape, code);
 }
 
-void Product::run(const Lane& lane, const void* left, const void* right, void* result,
-                  const void* added) const {
+void Product::run(const Lane& lane, const void* left, const void* right, void* result, const void* added,
+                  const void* bias) const {
+  PLUMB_CHECK(shape_.bias == (bias != nullptr));
+  if (bias) descriptors_->set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   const float one = 1;
   const float beta = shape_.adds ? 1.0F : 0.0F;
   const void* addend = shape_.adds && shape_.form == ProductForm::forward ? added : result;

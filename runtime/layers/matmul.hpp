@@ -28,9 +28,10 @@ struct ProductShape {
   std::uint64_t outputs = 0;
   bool adds = false;  // to what is there (weight_gradient), or to another tensor (forward: the residual)
   std::uint32_t multiprocessors = 0;
+  bool bias = false;  // forward: a row of `outputs` is added to every token
   auto operator<=>(const ProductShape&) const = default;
 };
-/// `forward bf16 4096x2048x8192 add sms=132`; and back, throwing BadInput.
+/// `forward bf16 4096x2048x8192 add bias sms=132`; and back, throwing BadInput.
 std::string to_string(const ProductShape& shape);
 ProductShape parse_product_shape(std::string_view text);
 
@@ -60,9 +61,10 @@ class Product {
   ~Product();
 
   /// The two factors in the order of the formula above, and the result. `added` with shape.adds in forward: a
-  /// tensor like the result; in weight_gradient the result itself is added to.
-  void run(const Lane& lane, const void* left, const void* right, void* result,
-           const void* added = nullptr) const;
+  /// tensor like the result; in weight_gradient the result itself is added to. `bias` with shape.bias:
+  /// [outputs], in the operands' type.
+  void run(const Lane& lane, const void* left, const void* right, void* result, const void* added = nullptr,
+           const void* bias = nullptr) const;
 
   const ProductShape& shape() const { return shape_; }
 

@@ -2,6 +2,7 @@
 
 #include "runtime/device/buffer.hpp"
 #include "runtime/layers/activation.hpp"
+#include "runtime/layers/bias.hpp"
 #include "runtime/layers/embedding.hpp"
 #include "runtime/layers/loss.hpp"
 #include "schedules/ir/error.hpp"
@@ -19,14 +20,14 @@ namespace {
 
 constexpr float rope_base = 10000.0F;
 
-/// The three products of a linear and its parameters.
+/// The three products of a linear.
 struct Linear {
   Product forward;
   Product input_gradient;
   Product weight_gradient;
   Linear(std::uint64_t tokens, std::uint64_t inputs, std::uint64_t outputs, DataType type, bool adds,
-         ProductAlgorithms& algorithms, const Lane& lane)
-      : forward({ProductForm::forward, type, tokens, inputs, outputs, adds, lane.multiprocessors()},
+         bool bias, ProductAlgorithms& algorithms, const Lane& lane)
+      : forward({ProductForm::forward, type, tokens, inputs, outputs, adds, lane.multiprocessors(), bias},
                 algorithms, lane),
         input_gradient(
             {ProductForm::input_gradient, type, tokens, inputs, outputs, false, lane.multiprocessors()},
@@ -88,6 +89,7 @@ struct HeadKept {
 struct LayerParameters {
   NormParameters norm_1, norm_2, norm_1_gradients, norm_2_gradients;
   Parameter qkv, output, up, down;
+  Parameter qkv_bias, output_bias, up_bias, down_bias;  // empty where the model has none
 };
 
 void refuse(bool unsupported, const char* what) {
@@ -156,9 +158,8 @@ struct ModelStage::Implementation {
         multiprocessors(lane.multiprocessors()) {
     refuse(shape.experts.has_value(), "a mixture of experts");
     refuse(shape.attention.latent.has_value(), "multi-head latent attention");
-    refuse(shape.attention.qkv_bias || shape.attention.output_bias || shape.ffn_bias, "a bias of a linear");
+    refuse(is_mlp() && shape.ffn_bias, "a bias of an mlp");
     refuse(shape.attention.query_key_norm, "a norm of queries and keys");
-    refuse(shape.tied_embeddings, "a head tied to the embedding");
     refuse(content.multi_token_layers > 0, "an MTP module");
     refuse(content.recompute != Recompute::none, "recompute");
     refuse(layout.parallelism.tensor > 1, "a tensor-parallel group");
@@ -208,25 +209,32 @@ struct ModelStage::Implementation {
       norm(prefix + "norm_2", layer.norm_2, layer.norm_2_gradients);
       layer.qkv = find(prefix + "qkv.weight", attention_size.width(), h);
       layer.output = find(prefix + "output.weight", h, attention_size.heads * attention_size.head_dim);
+      if (model.attention.qkv_bias) layer.qkv_bias = find(prefix + "qkv.bias", 1, attention_size.width());
+      if (model.attention.output_bias) layer.output_bias = find(prefix + "output.bias", 1, h);
+      if (model.ffn_bias) {
+        layer.up_bias = find(prefix + (gated() ? "gate_up.bias" : "up.bias"), 1, up_width());
+        layer.down_bias = find(prefix + "down.bias", 1, h);
+      }
     }
     if (content.head && !is_mlp()) {
       norm("final_norm", final_norm, final_norm_gradients);
-      head = find("head.weight", model.vocab, h);
+      head = find(head_name(model), model.vocab, h);
     }
   }
 
   void plan(ProductAlgorithms& algorithms, const Lane& lane) {
     const std::uint64_t h = model.hidden;
-    const auto linear = [&](std::uint64_t inputs, std::uint64_t outputs, bool adds) {
-      return Linear(tokens, inputs, outputs, type, adds, algorithms, lane);
+    const auto linear = [&](std::uint64_t inputs, std::uint64_t outputs, bool adds, bool bias) {
+      return Linear(tokens, inputs, outputs, type, adds, bias, algorithms, lane);
     };
     // The products that close a residual branch add the stream themselves.
-    up.emplace(linear(h, up_width(), false));
-    down.emplace(linear(model.ffn, h, !is_mlp()));
+    up.emplace(linear(h, up_width(), false, model.ffn_bias));
+    down.emplace(linear(model.ffn, h, !is_mlp(), model.ffn_bias));
     if (is_mlp()) return;
-    qkv.emplace(linear(h, attention_size.width(), false));
-    output.emplace(linear(attention_size.heads * attention_size.head_dim, h, true));
-    if (content.head) logits.emplace(linear(h, model.vocab, false));
+    qkv.emplace(linear(h, attention_size.width(), false, model.attention.qkv_bias));
+    output.emplace(
+        linear(attention_size.heads * attention_size.head_dim, h, true, model.attention.output_bias));
+    if (content.head) logits.emplace(linear(h, model.vocab, false, false));
     attention.emplace(attention_size, lane);
     if (rotary()) {
       rope_table = device::Buffer(rope_table_bytes(attention_size));
@@ -387,7 +395,7 @@ struct ModelStage::Implementation {
     norm_forward(lane, model.norm, received ? hidden(received) : k.x_1, p.norm_1, k.normed_1, k.norm_1,
                  received ? k.x_1 : Tensor{});
     lane.part("norm_1");
-    qkv->forward.run(lane, k.normed_1.data, p.qkv.weights.data, k.qkv.data);
+    qkv->forward.run(lane, k.normed_1.data, p.qkv.weights.data, k.qkv.data, nullptr, p.qkv_bias.weights.data);
     lane.part("qkv");
     if (rotary()) {
       rope_forward(lane, attention_size, rope_table.as<float>(), k.qkv);
@@ -396,14 +404,16 @@ struct ModelStage::Implementation {
     attention->forward(lane, scratch, k.qkv, k.o, k.log_sum_exp);
     lane.part("attention");
     // The product adds the stream itself: no part is left for residual_1, nor below for residual_2.
-    output->forward.run(lane, k.o.data, p.output.weights.data, k.x_2.data, k.x_1.data);
+    output->forward.run(lane, k.o.data, p.output.weights.data, k.x_2.data, k.x_1.data,
+                        p.output_bias.weights.data);
     lane.part("output");
     norm_forward(lane, model.norm, k.x_2, p.norm_2, k.normed_2, k.norm_2);
     lane.part("norm_2");
-    up->forward.run(lane, k.normed_2.data, p.up.weights.data, k.gate_and_up.data);
+    up->forward.run(lane, k.normed_2.data, p.up.weights.data, k.gate_and_up.data, nullptr,
+                    p.up_bias.weights.data);
     lane.part(up_name());
     activate(lane, k);
-    down->forward.run(lane, k.activated.data, p.down.weights.data, out, k.x_2.data);
+    down->forward.run(lane, k.activated.data, p.down.weights.data, out, k.x_2.data, p.down_bias.weights.data);
     lane.part(down_name());
   }
   void activate(const Lane& lane, const LayerKept& k) const {
@@ -531,20 +541,23 @@ struct ModelStage::Implementation {
     lane.part("norm_1");
   }
 
+  // dw and, where there is a bias, its gradient.
+  void weights_linear(const Lane& lane, const Linear& linear, const Tensor& dy, const Tensor& x,
+                      const Parameter& weight, const Parameter& bias) const {
+    linear.weight_gradient.run(lane, dy.data, x.data, weight.gradients.data);
+    if (bias.gradients.data) bias_backward_weight(lane, dy, bias.gradients);
+  }
+
   void weights_layer(const Lane& lane, const LayerParameters& p, const LayerKept& k, const Tensor& d_out,
                      const LayerGradients& g) const {
-    down->weight_gradient.run(lane, d_out.data, k.activated.data, p.down.gradients.data);
+    weights_linear(lane, *down, d_out, k.activated, p.down, p.down_bias);
     lane.part(down_name());
-    if (is_mlp()) {
-      up->weight_gradient.run(lane, g.gate_and_up.data, k.normed_1.data, p.up.gradients.data);
-      lane.part(up_name());
-      return;
-    }
-    up->weight_gradient.run(lane, g.gate_and_up.data, k.normed_2.data, p.up.gradients.data);
+    weights_linear(lane, *up, g.gate_and_up, is_mlp() ? k.normed_1 : k.normed_2, p.up, p.up_bias);
     lane.part(up_name());
-    output->weight_gradient.run(lane, g.x_2.data, k.o.data, p.output.gradients.data);
+    if (is_mlp()) return;
+    weights_linear(lane, *output, g.x_2, k.o, p.output, p.output_bias);
     lane.part("output");
-    qkv->weight_gradient.run(lane, g.qkv.data, k.normed_1.data, p.qkv.gradients.data);
+    weights_linear(lane, *qkv, g.qkv, k.normed_1, p.qkv, p.qkv_bias);
     lane.part("qkv");
   }
 

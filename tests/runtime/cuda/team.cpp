@@ -2,6 +2,8 @@
 
 #include "runtime/executor.hpp"
 #include "runtime/together.hpp"
+#include "schedules/generators/generator.hpp"
+#include "schedules/ir/error.hpp"
 
 #include <thread>
 #include <utility>
@@ -26,6 +28,46 @@ ModelShape gpt(std::uint64_t hidden) {
   model.attention.heads = model.attention.key_value_heads = hidden / 64;
   model.attention.head_dim = 64;
   return model;
+}
+
+ModelShape gpt2(std::uint64_t hidden) {
+  ModelShape model = gpt(hidden);
+  model.name = "gpt2";
+  model.norm = NormKind::layer_norm;
+  model.ffn_kind = FfnKind::gelu;
+  model.position = PositionKind::learned;
+  model.learned_positions = 1024;
+  model.attention.qkv_bias = model.attention.output_bias = model.ffn_bias = true;
+  model.tied_embeddings = true;
+  return model;
+}
+
+LoweredSchedule schedule_of(std::string_view name, std::uint32_t ranks, CommPlacement placement,
+                            std::uint32_t data_parallel) {
+  const Generator& made_by = generator(name);
+  for (std::uint32_t m = 2 * ranks;; ++m) {
+    try {
+      return make_lowered(made_by, {ranks, m, std::nullopt, std::nullopt}, {placement, data_parallel});
+    } catch (const BadInput&) {
+      if (m > 4 * ranks) throw;
+    }
+  }
+}
+
+bool adds_in_order(const LoweredSchedule& schedule) {
+  std::vector<std::uint32_t> weight(schedule.stages), input(schedule.stages);  // that comes next
+  for (const LoweredRank& rank : schedule.per_rank) {
+    for (const Step& step : rank.steps) {
+      if (std::holds_alternative<Collective>(step)) return false;
+      const auto* action = std::get_if<Action>(&step);
+      if (!action) continue;
+      for (const Op& op : *action) {
+        if (gives_weight_gradient(op.kind) && weight[op.stage.value]++ != op.microbatch.value) return false;
+        if (gives_input_gradient(op.kind) && input[op.stage.value]++ != op.microbatch.value) return false;
+      }
+    }
+  }
+  return true;
 }
 
 TrainingPlan plan_for(LoweredSchedule schedule, ModelShape model, std::uint64_t tokens, WeightType weights) {

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace plumb::test {
@@ -27,6 +29,15 @@ TrainingPlan plan_for(LoweredSchedule schedule, ModelShape model, std::uint64_t 
 ModelShape mlp(std::uint64_t hidden);
 /// Heads of 64, SwiGLU, RMSNorm, rotary positions, 4,096 tokens of vocabulary.
 ModelShape gpt(std::uint64_t hidden);
+/// The same in GPT-2's manner: LayerNorm, GELU, biases, learned positions, the head tied to the embedding.
+ModelShape gpt2(std::uint64_t hidden);
+
+/// The schedule with the fewest microbatches from 2 p on that it takes.
+LoweredSchedule schedule_of(std::string_view name, std::uint32_t ranks, CommPlacement placement,
+                            std::uint32_t data_parallel = 1);
+/// Whether every weight's gradients are added microbatch after microbatch, as without a pipeline: each stage
+/// has one owner, whose weight gradients come in the microbatches' order (norms': input gradients).
+bool adds_in_order(const LoweredSchedule& schedule);
 
 TrainingData data_of(const TrainingPlan& plan);
 /// Gives every worker the microbatches of the first step that it needs.

@@ -95,6 +95,14 @@ TEST(NcclWorkers, CopiesOfAPipelineSumTheirGradients) {
   expect_unpipelined(plan_of("1f1b", 2, CommPlacement::batched, 2));
 }
 
+TEST(NcclWorkers, StagesThatShareAMatrixAddUpItsGradients) {
+  for (const char* name : {"1f1b", "zb-v", "dualpipe"}) {
+    SCOPED_TRACE(name);
+    expect_unpipelined(
+        plan_for(schedule_of(name, 2, CommPlacement::per_op, 2), gpt2(64), 8, WeightType::fp32));
+  }
+}
+
 // A clock of its own in every process: here they are one clock, so a message ends after it was sent.
 TEST(NcclWorkers, AreDatedOnOneClock) {
   const TrainingPlan plan = plan_of("1f1b", 3, CommPlacement::per_op);

@@ -1,6 +1,7 @@
 #include "runtime/device/buffer.hpp"
 #include "runtime/layers/activation.hpp"
 #include "runtime/layers/attention.hpp"
+#include "runtime/layers/bias.hpp"
 #include "runtime/layers/embedding.hpp"
 #include "runtime/layers/loss.hpp"
 #include "runtime/layers/matmul.hpp"
@@ -62,6 +63,21 @@ TEST_P(Layers, LinearIsThreeProductsAndTheWeightGradientAddsUp) {
   adding.run(lane, device_x.tensor.data, device_w.tensor.data, y.tensor.data, device_residual.tensor.data);
   for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += residual[i];
   expect_close(y.tensor, expected, "linear forward + residual");
+  Matrix row, rows_sum;
+  const Owned device_row = random(type, 1, outputs, row);
+  const Owned d_row = random(DataType::fp32, 1, outputs, rows_sum);
+  const Product biased({ProductForm::forward, type, tokens, inputs, outputs, true, sms, true}, algorithms,
+                       lane);
+  poison(y.buffer);
+  biased.run(lane, device_x.tensor.data, device_w.tensor.data, y.tensor.data, device_residual.tensor.data,
+             device_row.tensor.data);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    expected[i] += row[i % outputs];
+    rows_sum[i % outputs] += dy[i];
+  }
+  expect_close(y.tensor, expected, "linear forward + residual + bias");
+  bias_backward_weight(lane, device_dy.tensor, d_row.tensor);
+  EXPECT_LE(relative_error(download(d_row.tensor), rows_sum), 1e-5);  // float32 in both types
   input.run(lane, device_dy.tensor.data, device_w.tensor.data, dx.tensor.data);
   expect_close(dx.tensor, textbook::linear_input(dy, w, tokens, outputs, inputs), "linear backward_input");
   weight.run(lane, device_dy.tensor.data, device_x.tensor.data, dw.tensor.data);

@@ -3,6 +3,7 @@
 #include "runtime/layers/model_stage.hpp"
 
 #include "schedules/model/layer_costs.hpp"
+#include "schedules/model/parameters.hpp"
 #include "tests/runtime/layers/on_device.hpp"
 #include "tests/runtime/layers/textbook.hpp"
 
@@ -22,6 +23,7 @@ struct Case {
   FfnKind ffn = FfnKind::swiglu;
   PositionKind position = PositionKind::rotary;
   DataType type = DataType::bf16;
+  bool biases = false;  // of all linears, and the head is the embedding's matrix: GPT-2
 };
 
 ModelShape model_of(const Case& c) {
@@ -42,6 +44,7 @@ ModelShape model_of(const Case& c) {
   m.attention.key_value_heads = 2;
   m.attention.head_dim = 64;  // not hidden / heads, on purpose
   if (c.position == PositionKind::learned) m.learned_positions = 128;
+  m.attention.qkv_bias = m.attention.output_bias = m.ffn_bias = m.tied_embeddings = c.biases;
   return m;
 }
 
@@ -100,36 +103,36 @@ class OnHost {
     const bool centred = m.norm == NormKind::layer_norm;
     const std::size_t width = heads.heads * heads.head_dim;
     s.n_1 = textbook::norm(x, w[p + "norm_1.gain"], w[p + "norm_1.bias"], tokens, centred);
-    s.qkv = textbook::linear(s.n_1, w[p + "qkv.weight"], tokens, heads.width(), m.hidden);
+    s.qkv = linear(p + "qkv", s.n_1, heads.width(), m.hidden);
     if (m.position == PositionKind::rotary) s.qkv = textbook::rope(s.qkv, heads, 1);
     s.o = textbook::attention(s.qkv, heads);
-    s.x_2 = sum(x, textbook::linear(s.o, w[p + "output.weight"], tokens, m.hidden, width));
+    s.x_2 = sum(x, linear(p + "output", s.o, m.hidden, width));
     s.n_2 = textbook::norm(s.x_2, w[p + "norm_2.gain"], w[p + "norm_2.bias"], tokens, centred);
-    s.up = textbook::linear(s.n_2, w[p + up_name()], tokens, up_width(), m.hidden);
+    s.up = linear(p + up_name(), s.n_2, up_width(), m.hidden);
     s.activated = gated() ? textbook::swiglu(s.up, tokens, m.ffn) : textbook::gelu(s.up);
-    return sum(s.x_2, textbook::linear(s.activated, w[p + "down.weight"], tokens, m.hidden, m.ffn));
+    return sum(s.x_2, linear(p + "down", s.activated, m.hidden, m.ffn));
   }
   Matrix layer_gradient(std::size_t l, const Matrix& dy) {
     const std::string p = "layers." + std::to_string(l) + ".";
     const Saved& s = saved[l];
-    add(p + "down.weight", textbook::linear_weight(dy, s.activated, tokens, m.hidden, m.ffn));
+    linear_weight(p + "down", dy, s.activated, m.hidden, m.ffn);
     const Matrix d_activated = textbook::linear_input(dy, w[p + "down.weight"], tokens, m.hidden, m.ffn);
     const Matrix d_up = gated() ? textbook::swiglu_gradient(d_activated, s.up, tokens, m.ffn)
                                 : textbook::gelu_gradient(d_activated, s.up);
     if (m.architecture == Architecture::mlp) {
-      add(p + "up.weight", textbook::linear_weight(d_up, s.x_1, tokens, m.ffn, m.hidden));
+      linear_weight(p + "up", d_up, s.x_1, m.ffn, m.hidden);
       return textbook::linear_input(d_up, w[p + "up.weight"], tokens, m.ffn, m.hidden);
     }
     const std::size_t width = heads.heads * heads.head_dim;
-    add(p + up_name(), textbook::linear_weight(d_up, s.n_2, tokens, up_width(), m.hidden));
-    const Matrix d_x_2 =
-        sum(dy, norm_gradient(p + "norm_2", s.x_2,
-                              textbook::linear_input(d_up, w[p + up_name()], tokens, up_width(), m.hidden)));
-    add(p + "output.weight", textbook::linear_weight(d_x_2, s.o, tokens, m.hidden, width));
+    linear_weight(p + up_name(), d_up, s.n_2, up_width(), m.hidden);
+    const Matrix d_x_2 = sum(dy, norm_gradient(p + "norm_2", s.x_2,
+                                               textbook::linear_input(d_up, w[p + up_name() + ".weight"],
+                                                                      tokens, up_width(), m.hidden)));
+    linear_weight(p + "output", d_x_2, s.o, m.hidden, width);
     Matrix d_qkv = textbook::attention_gradient(
         textbook::linear_input(d_x_2, w[p + "output.weight"], tokens, m.hidden, width), s.qkv, heads);
     if (m.position == PositionKind::rotary) d_qkv = textbook::rope(d_qkv, heads, -1);
-    add(p + "qkv.weight", textbook::linear_weight(d_qkv, s.n_1, tokens, heads.width(), m.hidden));
+    linear_weight(p + "qkv", d_qkv, s.n_1, heads.width(), m.hidden);
     return sum(d_x_2, norm_gradient(p + "norm_1", s.x_1,
                                     textbook::linear_input(d_qkv, w[p + "qkv.weight"], tokens, heads.width(),
                                                            m.hidden)));
@@ -138,14 +141,14 @@ class OnHost {
   double head(const Matrix& x, const std::vector<std::int32_t>& targets, double scale, Matrix& dx) {
     const bool centred = m.norm == NormKind::layer_norm;
     const Matrix n = textbook::norm(x, w["final_norm.gain"], w["final_norm.bias"], tokens, centred);
-    const Matrix logits = textbook::linear(n, w["head.weight"], tokens, m.vocab, m.hidden);
+    const std::string head = head_name(m);
+    const Matrix logits = textbook::linear(n, w[head], tokens, m.vocab, m.hidden);
     double loss = 0;
     for (const double one : textbook::cross_entropy(logits, targets))
       loss += one / static_cast<double>(tokens);
     const Matrix d = textbook::cross_entropy_gradient(logits, targets, scale / static_cast<double>(tokens));
-    add("head.weight", textbook::linear_weight(d, n, tokens, m.vocab, m.hidden));
-    dx = norm_gradient("final_norm", x,
-                       textbook::linear_input(d, w["head.weight"], tokens, m.vocab, m.hidden));
+    add(head, textbook::linear_weight(d, n, tokens, m.vocab, m.hidden));
+    dx = norm_gradient("final_norm", x, textbook::linear_input(d, w[head], tokens, m.vocab, m.hidden));
     return loss;
   }
 
@@ -157,7 +160,21 @@ class OnHost {
   };
   bool gated() const { return m.architecture != Architecture::mlp && m.ffn_kind == FfnKind::swiglu; }
   std::size_t up_width() const { return gated() ? 2 * m.ffn : m.ffn; }
-  const char* up_name() const { return gated() ? "gate_up.weight" : "up.weight"; }
+  std::string up_name() const { return gated() ? "gate_up" : "up"; }
+  Matrix linear(const std::string& name, const Matrix& x, std::size_t outputs, std::size_t inputs) {
+    Matrix y = textbook::linear(x, w[name + ".weight"], tokens, outputs, inputs);
+    const auto bias = w.find(name + ".bias");
+    if (bias == w.end()) return y;
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] += bias->second[i % outputs];
+    return y;
+  }
+  void linear_weight(const std::string& name, const Matrix& dy, const Matrix& x, std::size_t outputs,
+                     std::size_t inputs) {
+    add(name + ".weight", textbook::linear_weight(dy, x, tokens, outputs, inputs));
+    if (!w.contains(name + ".bias")) return;
+    Matrix& bias = grow(name + ".bias");
+    for (std::size_t i = 0; i < dy.size(); ++i) bias[i % outputs] += dy[i];
+  }
   static Matrix sum(Matrix a, const Matrix& b) {
     for (std::size_t i = 0; i < a.size(); ++i) a[i] += b[i];
     return a;
@@ -203,11 +220,12 @@ class Stages : public OnDevice, public ::testing::WithParamInterface<Case> {
       if (m.norm == NormKind::layer_norm) add(name + ".bias", 1, m.hidden, 0.2, 0);
     };
     if (!mlp) {
-      add("embedding.weight", m.vocab, m.hidden, 1, 0);
+      // Of a head, whose logits stay small.
+      add("embedding.weight", m.vocab, m.hidden, m.tied_embeddings ? 0.1 : 1, 0);
       if (m.position == PositionKind::learned)
         add("embedding.positions", m.learned_positions, m.hidden, 0.5, 0);
       norm("final_norm");
-      add("head.weight", m.vocab, m.hidden, 0.1, 0);
+      if (!m.tied_embeddings) add("head.weight", m.vocab, m.hidden, 0.1, 0);
     }
     const bool gated = !mlp && m.ffn_kind == FfnKind::swiglu;
     for (std::uint64_t l = 0; l < m.layers; ++l) {
@@ -221,6 +239,11 @@ class Stages : public OnDevice, public ::testing::WithParamInterface<Case> {
           (m.attention.heads + 2 * m.attention.key_value_heads) * m.attention.head_dim;
       add(p + "qkv.weight", width, m.hidden, 0.08, 0);
       add(p + "output.weight", m.hidden, m.attention.heads * m.attention.head_dim, 0.08, 0);
+      if (!m.ffn_bias) continue;
+      add(p + "qkv.bias", 1, width, 0.3, 0);
+      add(p + "output.bias", 1, m.hidden, 0.3, 0);
+      add(p + (gated ? "gate_up.bias" : "up.bias"), 1, gated ? 2 * m.ffn : m.ffn, 0.3, 0);
+      add(p + "down.bias", 1, m.hidden, 0.3, 0);
     }
   }
   std::vector<Parameter> views() {
@@ -303,6 +326,17 @@ INSTANTIATE_TEST_SUITE_P(
                            .ffn = FfnKind::gelu,
                            .position = PositionKind::learned,
                            .type = DataType::fp32},
+                      Case{.name = "gpt2_bf16",
+                           .norm = NormKind::layer_norm,
+                           .ffn = FfnKind::gelu,
+                           .position = PositionKind::learned,
+                           .biases = true},
+                      Case{.name = "gpt2_fp32",
+                           .norm = NormKind::layer_norm,
+                           .ffn = FfnKind::gelu,
+                           .position = PositionKind::learned,
+                           .type = DataType::fp32,
+                           .biases = true},
                       Case{.name = "mlp_bf16", .architecture = Architecture::mlp},
                       Case{.name = "mlp_fp32", .architecture = Architecture::mlp, .type = DataType::fp32}),
     [](const auto& instance) { return instance.param.name; });

@@ -13,12 +13,18 @@ TEST(ProductAlgorithms, AShapeReadsAsItIsWritten) {
   const ProductShape plain{ProductForm::forward, DataType::bf16, 1, 2, 3, false, 132};
   EXPECT_EQ(to_string(plain), "forward bf16 1x2x3 sms=132");
   EXPECT_EQ(parse_product_shape(to_string(plain)), plain);
+  const ProductShape both{ProductForm::forward, DataType::bf16, 1, 2, 3, true, 132, true};
+  EXPECT_EQ(to_string(both), "forward bf16 1x2x3 add bias sms=132");
+  EXPECT_EQ(parse_product_shape(to_string(both)), both);
+  const ProductShape biased{ProductForm::forward, DataType::bf16, 1, 2, 3, false, 132, true};
+  EXPECT_EQ(parse_product_shape(to_string(biased)), biased);
 }
 
 TEST(ProductAlgorithms, TextThatIsNoShapeOrNoAlgorithmIsNamed) {
   for (const char* text :
        {"", "forward", "forward bf16 1x2 sms=3", "sideways bf16 1x2x3 sms=4", "forward fp8 1x2x3 sms=4",
-        "forward bf16 1x2x3 plus sms=4", "forward bf16 1x2x3 132"}) {
+        "forward bf16 1x2x3 plus sms=4", "forward bf16 1x2x3 132", "forward bf16 1x2x3 bias add sms=4",
+        "forward bf16 1x2x3 add add sms=4"}) {
     EXPECT_THROW(parse_product_shape(text), BadInput) << text;
   }
   const std::string shape = "forward bf16 1x2x3 sms=132";
