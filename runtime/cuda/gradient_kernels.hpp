@@ -18,7 +18,7 @@ void sum_copies(const device::Stream& stream, std::span<float* const> copies, st
 
 /// *sum = the sum of squares, in float64 and in a fixed order. `partial`: squares_partials doubles of
 /// scratch.
-inline constexpr std::uint32_t squares_partials = 256;
+inline constexpr std::uint32_t squares_partials = 1024;
 void sum_of_squares(const device::Stream& stream, const float* values, std::uint64_t count, double* partial,
                     double* sum);
 

@@ -45,11 +45,12 @@ std::vector<GreenContext> partition(std::uint32_t ranks) {
 
   CUdevResource whole{};
   PLUMB_DRIVER_CALL(get_resource(device, &whole, CU_DEV_RESOURCE_TYPE_SM));
-  const unsigned each = whole.sm.smCount / ranks / 8 * 8;
+  // Nobody is beside a single rank, and no multiprocessor has to be left over.
+  const unsigned each = ranks == 1 ? whole.sm.smCount : whole.sm.smCount / ranks / 8 * 8;
   unsigned count = ranks;
-  std::vector<CUdevResource> shares(ranks);
+  std::vector<CUdevResource> shares(ranks, whole);
   CUdevResource rest{};
-  if (each > 0) PLUMB_DRIVER_CALL(split(shares.data(), &count, &whole, &rest, 0, each));
+  if (ranks > 1 && each > 0) PLUMB_DRIVER_CALL(split(shares.data(), &count, &whole, &rest, 0, each));
   if (each == 0 || count < ranks) {
     throw DeviceError(
         "a GPU of " + std::to_string(whole.sm.smCount) + " multiprocessors cannot be cut into " +

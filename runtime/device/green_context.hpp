@@ -36,7 +36,8 @@ class GreenContext {
 };
 
 /// Cuts the current device into `ranks` equal shares, each the largest multiple of eight multiprocessors that
-/// fits; the same call gives the same shares in every process, and what is left over belongs to nobody.
+/// fits, or all of them for one rank alone; the same call gives the same shares in every process, and what is
+/// left over belongs to nobody.
 /// Throws DeviceError where the device cannot be cut so finely.
 std::vector<GreenContext> partition(std::uint32_t ranks);
 

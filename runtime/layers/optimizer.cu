@@ -32,9 +32,11 @@ __global__ void adamw_kernel(AdamW a, float first_correction, float second_corre
   first[at] = m;
   second[at] = v;
   gradient[at] = make_float4(0, 0, 0, 0);
-  T out[4] = {from_float<T>(w.x), from_float<T>(w.y), from_float<T>(w.z), from_float<T>(w.w)};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) weights[4 * at + i] = out[i];
+  struct alignas(4 * sizeof(T)) Four {
+    T values[4];
+  };
+  reinterpret_cast<Four*>(weights)[at] = {from_float<T>(w.x), from_float<T>(w.y), from_float<T>(w.z),
+                                          from_float<T>(w.w)};
 }
 
 }  // namespace

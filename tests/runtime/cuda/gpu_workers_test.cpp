@@ -186,6 +186,22 @@ TEST(GpuWorkers, TrainingLowersTheLossAndKeepsCopiesEqual) {
   EXPECT_EQ(team[0]->state(Stage{0}), team[1]->state(Stage{0}));
 }
 
+// Every gradient counts once, wherever its owners are. Sums in float64 of up to a million squares.
+TEST(GpuWorkers, TheNormIsOfEveryGradientOnce) {
+  const TrainingPlan plan = mlp_plan(schedule("dualpipe", 2, CommPlacement::per_op));
+  Team team = make_gpu_workers(plan);
+  load(team, plan);
+  step(team);
+  double said = 0;
+  for (const auto& worker : team) said += worker->squared_gradient_norm();
+  double squares = 0;
+  for (const Stage stage : team[0]->program().held) {
+    for (const float gradient : team[0]->gradients(stage)) squares += double{gradient} * gradient;
+  }
+  EXPECT_GT(squares, 0);
+  EXPECT_NEAR(said, squares, 1e-12 * squares);
+}
+
 TEST(GpuWorkers, TheDeadlineNamesTheRankAndWhatItWaitsFor) {
   TrainingPlan plan = mlp_plan(schedule("1f1b", 2, CommPlacement::per_op));
   plan.deadline = Duration{200'000'000};

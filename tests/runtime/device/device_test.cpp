@@ -36,6 +36,12 @@ TEST(Device, SharesAreEqualAndTheSameEachTime) {
   EXPECT_THROW(partition(100), DeviceError);
 }
 
+TEST(Device, ARankAloneHasEveryMultiprocessor) {
+  const auto shares = partition(1);
+  ASSERT_EQ(shares.size(), 1U);
+  EXPECT_EQ(shares[0].multiprocessors(), device_info().multiprocessors);
+}
+
 TEST(Device, AnEventOrdersStreamsAndTwoTellTheTimeBetween) {
   const Stream a;
   const Stream b(Priority::high);
