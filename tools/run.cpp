@@ -3,6 +3,7 @@
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/checkpoint.hpp"
 #include "runtime/cpu_backend.hpp"
+#include "runtime/executor_overhead.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/gradient_check.hpp"
 #include "runtime/launch/mps.hpp"
@@ -178,6 +179,7 @@ class Team {
 struct Outcome {
   std::vector<Duration> steps;  // all but the first, in which everything is done for the first time
   std::vector<Duration> whole;  // the same with the data, the optimizer and all that the host does
+  std::vector<ExecutorOverhead> overheads;  // of the same steps
   std::vector<double> losses;
   std::optional<GradientCheck> check;
   Timeline timeline;  // of the last step
@@ -198,7 +200,17 @@ nlohmann::json spread_of(const std::vector<Duration>& durations) {
           {"n", durations.size()}};
 }
 
-std::string to_json(const Outcome& outcome) {
+// Of the step whose share is the median.
+const ExecutorOverhead& typical_overhead(Outcome& outcome) {
+  auto& all = outcome.overheads;
+  const auto middle = all.begin() + static_cast<std::ptrdiff_t>(all.size() / 2);
+  std::nth_element(all.begin(), middle, all.end(), [](const ExecutorOverhead& a, const ExecutorOverhead& b) {
+    return a.share() < b.share();
+  });
+  return *middle;
+}
+
+std::string to_json(Outcome& outcome) {
   nlohmann::json document;
   document["schema"] = "plumb.run/1";
   document["step_time_ns"] = spread_of(outcome.steps);
@@ -212,6 +224,9 @@ std::string to_json(const Outcome& outcome) {
                                  {"peak_activation_bytes", outcome.peaks[r].count}});
   }
   document["idle_share"] = outcome.report.idle_share;
+  const ExecutorOverhead& overhead = typical_overhead(outcome);
+  document["executor_overhead"] = {
+      {"share", overhead.share()}, {"gaps_ns", overhead.gaps.ns}, {"longest_ns", overhead.longest.ns}};
   if (outcome.check) {
     document["gradient_check"] = {{"max_difference", outcome.check->max_difference},
                                   {"worst_parameter", outcome.check->worst_parameter}};
@@ -219,7 +234,7 @@ std::string to_json(const Outcome& outcome) {
   return document.dump();
 }
 
-std::string to_text(const Outcome& outcome, const TrainingPlan& plan) {
+std::string to_text(Outcome& outcome, const TrainingPlan& plan) {
   std::string text = fmt::format("{}: {} ranks, {} microbatches\n", plan.schedule.name, plan.schedule.ranks(),
                                  plan.schedule.microbatches);
   const Duration median{at_share(outcome.steps, 0.5)};
@@ -232,6 +247,15 @@ std::string to_text(const Outcome& outcome, const TrainingPlan& plan) {
   text += fmt::format("tokens/s  {:.0f}, of {} with data and optimizer\n",
                       tokens / static_cast<double>(whole.ns) * 1e9, plumb::to_text(whole));
   text += fmt::format("idle      {:.1f} % of all ranks' time\n", 100 * outcome.report.idle_share);
+  const ExecutorOverhead& overhead = typical_overhead(outcome);
+  text += fmt::format(
+      "executor  {:.2f} % of the step is gaps on its critical path that no dependency explains: {}",
+      100 * overhead.share(), plumb::to_text(overhead.gaps));
+  if (overhead.before) {
+    text += fmt::format(", the longest {} before {} on rank {}", plumb::to_text(overhead.longest),
+                        to_string(*overhead.before), overhead.rank.value);
+  }
+  text += "\n";
   text += fmt::format("loss      {:.6g}, at first {:.6g}\n", outcome.losses.back(), outcome.losses.front());
   if (outcome.check) {
     text += fmt::format("gradients differ by at most {:.3g} of their squared size ({})\n",
@@ -329,6 +353,7 @@ int run(const Options& options, Console& console) {
     if (step > first || options.steps == first) {
       outcome.steps.push_back(outcome.report.step_time);
       outcome.whole.push_back(whole);
+      outcome.overheads.push_back(executor_overhead(plan.schedule, outcome.timeline));
     }
     if (!options.json && console.err_is_terminal) {
       console.err << fmt::format("step {}/{}  loss {:.6g}  {}\n", step, options.steps, result.loss,

@@ -53,6 +53,14 @@ class Run(unittest.TestCase):
         self.assertEqual([rank["peak_activation_bytes"] for rank in document["ranks"]],
                          [rank["peak_activation_bytes"] for rank in measured["ranks"]])
 
+    def test_the_executors_share_of_a_step_is_said(self):
+        document = data(f"--schedule zb-h1 {BASE} --steps 3")
+        overhead = document["executor_overhead"]
+        self.assertLess(0, overhead["longest_ns"])  # threads take time to wake up
+        self.assertLessEqual(overhead["longest_ns"], overhead["gaps_ns"])
+        self.assertLess(overhead["share"], 1)
+        self.assertIn("no dependency explains", run(f"--schedule zb-h1 {BASE} --steps 3").stdout)
+
     def test_a_training_step_lasts_longer_than_its_pipeline(self):
         # It also takes the data, clips and updates.
         document = data(f"--schedule 1f1b {BASE} --steps 4")
