@@ -40,7 +40,7 @@ std::optional<int> run_own_ranks_unless_launched(std::uint32_t ranks, const Plac
   job.arguments.assign(argv.begin() + std::min<std::ptrdiff_t>(1, std::ssize(argv)), argv.end());
   std::optional<Mps> mps;
   if (visible_gpus() < ranks) {
-    job.environment = one_gpu_environment();
+    job.environment = one_gpu_environment(ranks);
     if (!mps_is_running()) {
       mps.emplace();
       const auto more = mps->environment();

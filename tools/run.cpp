@@ -279,7 +279,7 @@ int launch(const Options& options, std::uint32_t count, Console& console) {
   job.program = "/proc/self/exe";
   for (std::size_t at = bytes.find('\0') + 1; at < bytes.size(); at = bytes.find('\0', at) + 1)
     job.arguments.emplace_back(bytes.c_str() + at);
-  if (options.gpus < count) job.environment = one_gpu_environment();
+  if (options.gpus < count) job.environment = one_gpu_environment((count + options.gpus - 1) / options.gpus);
   std::optional<Mps> mps;
   if (options.mps && !mps_is_running()) {
     mps.emplace();

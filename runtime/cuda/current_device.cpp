@@ -1,8 +1,12 @@
 #include "runtime/cuda/current_device.hpp"
 
 #include "runtime/device/check.hpp"
+#include "schedules/ir/error.hpp"
+
+#include <cstdlib>
 
 #include <cuda_runtime_api.h>
+#include <fmt/format.h>
 
 namespace plumb::cuda {
 
@@ -12,6 +16,18 @@ std::uint32_t current_device() {
   return static_cast<std::uint32_t>(device);
 }
 
-void use_device(std::uint32_t device) { PLUMB_CUDA_CALL(cudaSetDevice(static_cast<int>(device))); }
+void use_device(std::uint32_t device) {
+  const cudaError_t status = cudaSetDevice(static_cast<int>(device));
+  if (status == cudaErrorMemoryAllocation || status == cudaErrorDevicesUnavailable) {
+    // Which is also how MPS's refusal of one client too many reads.
+    const char* const queues = std::getenv("CUDA_DEVICE_MAX_CONNECTIONS");
+    throw DeviceError(
+        fmt::format("GPU {}: {}. If processes share it through MPS, its server.log says whether their "
+                    "hardware queues were "
+                    "too many: this one asks for CUDA_DEVICE_MAX_CONNECTIONS={}",
+                    device, cudaGetErrorString(status), queues ? queues : "8 by default"));
+  }
+  PLUMB_CUDA_CALL(status);
+}
 
 }  // namespace plumb::cuda

@@ -144,10 +144,11 @@ pid_t start(const OwnRanks& job, std::uint32_t rank, std::uint16_t port) {
 
 }  // namespace
 
-std::vector<std::pair<std::string, std::string>> one_gpu_environment() {
+std::vector<std::pair<std::string, std::string>> one_gpu_environment(std::uint32_t ranks) {
+  const std::uint32_t queues = std::clamp(80 / std::max(ranks, 1u), 4u, 32u);
   return {{"NCCL_HOSTID", fmt::format("plumb-{}-{}", getpid(), rank_mark)},
           {"NCCL_SOCKET_IFNAME", "lo"},
-          {"CUDA_DEVICE_MAX_CONNECTIONS", "32"},
+          {"CUDA_DEVICE_MAX_CONNECTIONS", std::to_string(queues)},
           {"CUDA_MODULE_LOADING", "EAGER"}};
 }
 

@@ -31,8 +31,10 @@ struct OwnRanksResult {
 /// DeviceError where a process cannot be started.
 OwnRanksResult run_own_ranks(const OwnRanks& job);
 
-/// How NCCL's ranks on one GPU have to be told apart: each is a host of its own to it, reached over loopback.
-/// Set in each rank's environment by run_own_ranks where `one_gpu_environment` is among `environment`.
-std::vector<std::pair<std::string, std::string>> one_gpu_environment();
+/// What a rank's environment needs where `ranks` of them share one GPU. NCCL has to tell them apart: each is a
+/// host of its own to it, reached over loopback. And MPS refuses clients (cudaSetDevice says "out of memory",
+/// its server.log "Reached maximum number of device connections") once the hardware queues of all of them are
+/// taken: an H200 has enough for three or four processes of 32, so each gets its part of 80.
+std::vector<std::pair<std::string, std::string>> one_gpu_environment(std::uint32_t ranks);
 
 }  // namespace plumb

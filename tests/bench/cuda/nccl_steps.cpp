@@ -1,6 +1,6 @@
 // Schedules on one GPU with a process a rank and NCCL between them, started by this program itself.
 //   nccl_steps HIDDEN TOKENS RANKS MICROBATCHES SCHEDULE[:CHUNKS][,…] [check] [batched] [shares] [gpt]
-//              [fp32] [channels=N] [without-sums] [without-mps] [kill | freeze]
+//              [fp32] [channels=N] [connections=N] [without-sums] [without-mps] [kill | freeze]
 // shares: each rank has its own share of the GPU instead of all of it. without-sums: the two owners of a
 // stage keep their gradients to themselves, as DualPipe's published example does in its step. kill, freeze:
 // rank 1 is killed, or stopped, in the middle of the second step; the deadline is 5 s.
@@ -37,6 +37,7 @@ struct Settings {
   std::uint32_t microbatches = 0;
   std::string schedules;
   std::uint32_t channels = NcclOptions{}.channels;
+  std::uint32_t connections = 0;  // hardware queues of a process; 0: as everybody has them
   bool check = false, batched = false, shares = false, text = false, mps = true, sums = true, kill = false,
        freeze = false;
   bool fp32 = false;
@@ -57,6 +58,8 @@ Settings read(int argc, char** argv) {
     const std::string word = argv[i];
     if (word == "without-mps") s.mps = false;
     if (word == "without-sums") s.sums = false;
+    if (word.starts_with("connections="))
+      s.connections = static_cast<std::uint32_t>(std::stoul(word.substr(12)));
     if (word.starts_with("channels=")) s.channels = static_cast<std::uint32_t>(std::stoul(word.substr(9)));
     if (const auto flag = flags.find(argv[i]); flag != flags.end()) s.*flag->second = true;
   }
@@ -156,8 +159,13 @@ int be_rank(const Settings& s) {
 
 int launch(const Settings& s, int argc, char** argv) {
   std::optional<Mps> mps;
-  OwnRanks job{
-      s.ranks, "/proc/self/exe", {argv + 1, argv + argc}, one_gpu_environment(), std::chrono::seconds{8}};
+  OwnRanks job{s.ranks,
+               "/proc/self/exe",
+               {argv + 1, argv + argc},
+               one_gpu_environment(s.ranks),
+               std::chrono::seconds{8}};
+  if (s.connections > 0)
+    job.environment.emplace_back("CUDA_DEVICE_MAX_CONNECTIONS", std::to_string(s.connections));
   if (s.mps && !mps_is_running()) {
     mps.emplace();
     for (auto& variable : mps->environment()) job.environment.push_back(std::move(variable));

@@ -46,7 +46,7 @@ TEST(OwnRanks, FindTheirPlacesInTheEnvironment) {
                        "echo $RANK $WORLD_SIZE $LOCAL_RANK $LOCAL_WORLD_SIZE $MASTER_ADDR $NCCL_HOSTID "
                        "$NCCL_SOCKET_IFNAME > " +
                            folder + "/$RANK; echo $MASTER_PORT >> " + folder + "/ports");
-  job.environment = one_gpu_environment();
+  job.environment = one_gpu_environment(job.ranks);
   EXPECT_EQ(run_own_ranks(job).exit_code, 0);
   for (const char* rank : {"0", "1", "2"}) {
     const std::string place =
@@ -59,6 +59,16 @@ TEST(OwnRanks, FindTheirPlacesInTheEnvironment) {
   std::string first, other;
   ports >> first;
   while (ports >> other) EXPECT_EQ(other, first);
+}
+
+// MPS refused four processes of 32 queues each, and took eight of 8.
+TEST(OwnRanks, RanksOnOneGpuShareItsHardwareQueues) {
+  const std::vector<std::pair<std::uint32_t, std::string>> expected{
+      {1, "32"}, {2, "32"}, {4, "20"}, {8, "10"}, {32, "4"}};
+  for (const auto& [ranks, queues] : expected) {
+    EXPECT_THAT(one_gpu_environment(ranks), testing::Contains(std::pair<std::string, std::string>(
+                                                "CUDA_DEVICE_MAX_CONNECTIONS", queues)));
+  }
 }
 
 TEST(OwnRanks, TheFirstFailureIsTheAnswerAndEndsTheOthers) {
