@@ -1,9 +1,12 @@
 // Schedules on one GPU with a process a rank and NCCL between them, started by this program itself.
 //   nccl_steps HIDDEN TOKENS RANKS MICROBATCHES SCHEDULE[:CHUNKS][,…] [check] [batched] [shares] [gpt]
-//              [fp32] [channels=N] [connections=N] [without-sums] [without-mps] [kill | freeze]
-// shares: each rank has its own share of the GPU instead of all of it. without-sums: the two owners of a
-// stage keep their gradients to themselves, as DualPipe's published example does in its step. kill, freeze:
-// rank 1 is killed, or stopped, in the middle of the second step; the deadline is 5 s.
+//              [fp32] [algorithms=FILE] [channels=N] [connections=N] [without-sums] [without-mps] [kill |
+//              freeze]
+// algorithms: how matrix products are computed, read if the file is there and else written by rank 0: ranks
+// that try products out beside each other choose badly, and long. shares: each rank has its own share of the
+// GPU instead of all of it. without-sums: the two owners of a stage keep their gradients to themselves, as
+// DualPipe's published example does in its step. kill, freeze: rank 1 is killed, or stopped, in the middle of
+// the second step; the deadline is 5 s.
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/launch/mps.hpp"
@@ -16,6 +19,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <iterator>
 #include <map>
 #include <optional>
@@ -36,6 +40,7 @@ struct Settings {
   std::uint32_t ranks = 0;
   std::uint32_t microbatches = 0;
   std::string schedules;
+  std::string algorithms;
   std::uint32_t channels = NcclOptions{}.channels;
   std::uint32_t connections = 0;  // hardware queues of a process; 0: as everybody has them
   bool check = false, batched = false, shares = false, text = false, mps = true, sums = true, kill = false,
@@ -58,12 +63,28 @@ Settings read(int argc, char** argv) {
     const std::string word = argv[i];
     if (word == "without-mps") s.mps = false;
     if (word == "without-sums") s.sums = false;
+    if (word.starts_with("algorithms=")) s.algorithms = word.substr(11);
     if (word.starts_with("connections="))
       s.connections = static_cast<std::uint32_t>(std::stoul(word.substr(12)));
     if (word.starts_with("channels=")) s.channels = static_cast<std::uint32_t>(std::stoul(word.substr(9)));
     if (const auto flag = flags.find(argv[i]); flag != flags.end()) s.*flag->second = true;
   }
   return s;
+}
+
+// A line a shape: shape, tab, code.
+std::map<std::string, std::string> read_algorithms(const std::string& path) {
+  std::map<std::string, std::string> algorithms;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    const auto tab = line.find('\t');
+    if (tab != std::string::npos) algorithms[line.substr(0, tab)] = line.substr(tab + 1);
+  }
+  return algorithms;
+}
+void write_algorithms(const std::string& path, const std::map<std::string, std::string>& algorithms) {
+  std::ofstream file(path);
+  for (const auto& [shape, code] : algorithms) file << shape << '\t' << code << '\n';
 }
 
 void remove_sums(LoweredSchedule& lowered) {
@@ -90,7 +111,8 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
                                s.fp32 ? WeightType::fp32 : WeightType::bf16);
   if (s.kill || s.freeze) plan.deadline = Duration{5'000'000'000};
 
-  std::map<std::string, std::string> algorithms;
+  std::map<std::string, std::string> algorithms = read_algorithms(s.algorithms);
+  const bool write = !s.algorithms.empty() && algorithms.empty() && rendezvous.rank() == 0;
   NcclOptions options;
   options.shares = s.shares ? s.ranks : 0;
   options.share = rendezvous.rank();
@@ -100,6 +122,7 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
   Team team;
   team.push_back(make_nccl_worker(plan, rendezvous, options));
   Worker& worker = *team.front();
+  if (write) write_algorithms(s.algorithms, algorithms);
   load(team, plan);
   rendezvous.barrier();
   const double start = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
