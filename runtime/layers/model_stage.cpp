@@ -4,6 +4,7 @@
 #include "runtime/layers/activation.hpp"
 #include "runtime/layers/bias.hpp"
 #include "runtime/layers/embedding.hpp"
+#include "runtime/layers/head_norm.hpp"
 #include "runtime/layers/loss.hpp"
 #include "schedules/ir/error.hpp"
 
@@ -72,6 +73,7 @@ struct LayerKept {
   // `gate_and_up` and `activated`.
   Tensor x_1, normed_1, qkv, o, x_2, normed_2, gate_and_up, activated;
   NormStatistics norm_1, norm_2;
+  HeadNormKept heads;  // with norms of queries and keys
   float* log_sum_exp = nullptr;
 };
 struct LayerGradients {
@@ -89,6 +91,7 @@ struct HeadKept {
 struct LayerParameters {
   NormParameters norm_1, norm_2, norm_1_gradients, norm_2_gradients;
   Parameter qkv, output, up, down;
+  HeadNormParameters heads, heads_gradients;            // with norms of queries and keys
   Parameter qkv_bias, output_bias, up_bias, down_bias;  // empty where the model has none
 };
 
@@ -137,6 +140,7 @@ struct ModelStage::Implementation {
   const char* activation_name() const { return gated() ? "swiglu" : "gelu"; }
   const char* up_name() const { return is_mlp() ? "linear_1" : gated() ? "gate_up" : "up"; }
   const char* down_name() const { return is_mlp() ? "linear_2" : "down"; }
+  bool norms_heads() const { return model.attention.query_key_norm; }
   bool looks_up() const { return content.embedding && !is_mlp(); }
   std::uint64_t up_width() const { return gated() ? 2 * model.ffn : model.ffn; }
   Tensor hidden(const void* data) const { return {const_cast<void*>(data), type, tokens, model.hidden}; }
@@ -159,7 +163,6 @@ struct ModelStage::Implementation {
     refuse(shape.experts.has_value(), "a mixture of experts");
     refuse(shape.attention.latent.has_value(), "multi-head latent attention");
     refuse(is_mlp() && shape.ffn_bias, "a bias of an mlp");
-    refuse(shape.attention.query_key_norm, "a norm of queries and keys");
     refuse(content.multi_token_layers > 0, "an MTP module");
     refuse(content.recompute != Recompute::none, "recompute");
     refuse(layout.parallelism.tensor > 1, "a tensor-parallel group");
@@ -209,6 +212,12 @@ struct ModelStage::Implementation {
       norm(prefix + "norm_2", layer.norm_2, layer.norm_2_gradients);
       layer.qkv = find(prefix + "qkv.weight", attention_size.width(), h);
       layer.output = find(prefix + "output.weight", h, attention_size.heads * attention_size.head_dim);
+      if (norms_heads()) {
+        const Parameter q = find(prefix + "q_norm.gain", 1, model.attention.head_dim);
+        const Parameter k = find(prefix + "k_norm.gain", 1, model.attention.head_dim);
+        layer.heads = {q.weights, k.weights};
+        layer.heads_gradients = {q.gradients, k.gradients};
+      }
       if (model.attention.qkv_bias) layer.qkv_bias = find(prefix + "qkv.bias", 1, attention_size.width());
       if (model.attention.output_bias) layer.output_bias = find(prefix + "output.bias", 1, h);
       if (model.ffn_bias) {
@@ -260,6 +269,11 @@ struct ModelStage::Implementation {
     k.normed_1 = for_weight.take(type, tokens, h);
     if (!is_mlp()) {
       k.qkv = for_input.take(type, tokens, attention_size.width());
+      if (norms_heads()) {
+        const std::uint64_t heads = attention_size.heads + attention_size.key_value_heads;
+        k.heads.x = for_input.take(type, tokens, heads * attention_size.head_dim);
+        k.heads.rstd = for_input.floats(tokens * heads);
+      }
       k.o = for_weight.take(type, tokens, attention_size.heads * attention_size.head_dim);
       k.log_sum_exp = for_input.floats(tokens * attention_size.heads);
       k.x_2 = for_input.take(type, tokens, h);
@@ -368,8 +382,9 @@ struct ModelStage::Implementation {
       const Bytes heads{static_cast<std::int64_t>(tokens * attention_size.heads * attention_size.head_dim *
                                                   bytes_of(type))};
       const Bytes activated{static_cast<std::int64_t>(tokens * model.ffn * bytes_of(type))};
-      inside = std::max(
-          {gated() ? sum({activated}) : Bytes{}, sum({hidden_bytes(), sums}), sum({heads, attended})});
+      const Bytes normed = norms_heads() ? head_norm_scratch(attention_size, multiprocessors) : Bytes{};
+      inside = std::max({sum({normed}), gated() ? sum({activated}) : Bytes{}, sum({hidden_bytes(), sums}),
+                         sum({heads, attended})});
     }
     needs.backward_input_scratch = inside;
     Bytes between = sum({hidden_bytes(), hidden_bytes()});  // a layer's output gradient and its input's
@@ -397,6 +412,10 @@ struct ModelStage::Implementation {
     lane.part("norm_1");
     qkv->forward.run(lane, k.normed_1.data, p.qkv.weights.data, k.qkv.data, nullptr, p.qkv_bias.weights.data);
     lane.part("qkv");
+    if (norms_heads()) {
+      head_norm_forward(lane, attention_size, p.heads, k.qkv, k.heads);
+      lane.part("qk_norm");
+    }
     if (rotary()) {
       rope_forward(lane, attention_size, rope_table.as<float>(), k.qkv);
       lane.part("rope");
@@ -531,6 +550,10 @@ struct ModelStage::Implementation {
         rope_backward(lane, attention_size, rope_table.as<float>(), g.qkv);
         lane.part("rope");
       }
+    }
+    if (norms_heads()) {
+      head_norm_backward(lane, scratch, attention_size, p.heads, k.heads, g.qkv, p.heads_gradients);
+      lane.part("qk_norm");
     }
     Scratch here = scratch;
     const Tensor d_normed = here.take(type, tokens, model.hidden);

@@ -77,7 +77,7 @@ class ModelStage {
   /// `parameters` are found by the names of the model's parameters. Products take their algorithms from
   /// `algorithms`, and choose what is missing there on `lane`, whose stream is idle when this returns; so
   /// should the device be meanwhile. Throws BadInput naming what is not supported: experts, latent attention,
-  /// norms of queries and keys, MTP modules, recompute, a tensor-parallel group.
+  /// MTP modules, recompute, a tensor-parallel group.
   ModelStage(const ModelShape& model, const Layout& layout, plumb::Stage stage,
              std::span<const Parameter> parameters, ProductAlgorithms& algorithms, const Lane& lane);
   ModelStage(ModelStage&&) noexcept;

@@ -2,6 +2,7 @@
 // share of the gains' gradients in registers; the blocks' shares are summed by a second, small kernel, in a
 // fixed order.
 #include "runtime/layers/norm.hpp"
+#include "runtime/layers/partial_sums.cuh"
 #include "runtime/layers/vector.cuh"
 
 #include <algorithm>
@@ -181,27 +182,6 @@ __global__ void backward_kernel(const T* dy, const T* x, const T* gain, const fl
       }
     }
   }
-}
-
-// 32 columns a block; its warps share the rows, and each has several loads under way. blockIdx.y: gains,
-// biases.
-constexpr unsigned sum_warps = 32;
-__global__ void add_partials_kernel(const float* partial, float* gains, float* biases, unsigned rows,
-                                    unsigned columns) {
-  __shared__ float shared[sum_warps][33];
-  const unsigned column = blockIdx.x * 32 + threadIdx.x;
-  const float* from = partial + std::uint64_t{blockIdx.y} * rows * columns;
-  float sum = 0;
-  if (column < columns) {
-#pragma unroll 8
-    for (unsigned r = threadIdx.y; r < rows; r += sum_warps) sum += from[std::uint64_t{r} * columns + column];
-  }
-  shared[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  // Each warp sums the shares of one column.
-  sum = warp_sum(shared[threadIdx.x][threadIdx.y]);
-  const unsigned own = blockIdx.x * 32 + threadIdx.y;
-  if (threadIdx.x == 0 && own < columns) (blockIdx.y == 0 ? gains : biases)[own] += sum;
 }
 
 template <class T>

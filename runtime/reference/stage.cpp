@@ -82,13 +82,14 @@ std::uint32_t Stage<T>::find(const std::string& name) const {
 }
 
 template <class T>
-auto Stage<T>::make_norm(const std::string& name) -> Norm {
+auto Stage<T>::make_norm(const std::string& name, const NormShape& shape) -> Norm {
   Norm norm;
+  norm.shape = shape;
   norm.gain = find(name + ".gain");
   norm.bias = find(name + ".bias");
-  norm.x = place(Block::for_input, tokens_ * model_.hidden);
-  if (norm.bias != none) norm.mean = place(Block::for_input, tokens_);
-  norm.rstd = place(Block::for_input, tokens_);
+  norm.x = place(Block::for_input, shape.rows * shape.width);
+  if (norm.bias != none) norm.mean = place(Block::for_input, shape.rows);
+  norm.rstd = place(Block::for_input, shape.rows);
   return norm;
 }
 
@@ -121,6 +122,10 @@ void Stage<T>::make_layer(std::uint64_t number) {
     const std::uint64_t key_values = sizes_.key_value_heads * sizes_.head_dim;
     layer.norm_1 = make_norm(name + "norm_1");
     layer.qkv = make_linear(name + "qkv", model_.hidden, heads + 2 * key_values);
+    if (model_.attention.query_key_norm) {
+      layer.q_norm = make_norm(name + "q_norm", {tokens_ * sizes_.heads, sizes_.head_dim});
+      layer.k_norm = make_norm(name + "k_norm", {tokens_ * sizes_.key_value_heads, sizes_.head_dim});
+    }
     layer.q = place(Block::for_input, tokens_ * heads);
     layer.k = place(Block::for_input, tokens_ * key_values);
     layer.v = place(Block::for_input, tokens_ * key_values);
@@ -168,30 +173,36 @@ std::span<U> Stage<T>::at(const StageMemoryView& memory, const Tensor& tensor) c
 template <class T>
 void Stage<T>::forward_norm(std::span<const T> weights, const Norm& norm, std::span<const T> x,
                             std::span<T> y, const StageMemoryView& memory) const {
-  const NormShape shape{tokens_, model_.hidden};
   std::copy(x.begin(), x.end(), at(memory, norm.x).begin());
   if (norm.bias == none) {
-    rms_norm<T>(shape, x, weight(weights, norm.gain), y, at(memory, norm.rstd));
+    rms_norm<T>(norm.shape, x, weight(weights, norm.gain), y, at(memory, norm.rstd));
   } else {
-    layer_norm<T>(shape, x, weight(weights, norm.gain), weight(weights, norm.bias), y, at(memory, norm.mean),
-                  at(memory, norm.rstd));
+    layer_norm<T>(norm.shape, x, weight(weights, norm.gain), weight(weights, norm.bias), y,
+                  at(memory, norm.mean), at(memory, norm.rstd));
   }
 }
 
 template <class T>
 void Stage<T>::backward_norm(std::span<const T> weights, std::span<T> gradients, const Norm& norm,
                              std::span<const T> dy, std::span<T> dx, const StageMemoryView& memory) const {
-  const NormShape shape{tokens_, model_.hidden};
   const std::span<T> own = at(memory, narrow_2_);
   if (norm.bias == none) {
-    rms_norm_backward<T>(shape, dy, at(memory, norm.x), weight(weights, norm.gain), at(memory, norm.rstd),
-                         own, gradient(gradients, norm.gain));
+    rms_norm_backward<T>(norm.shape, dy, at(memory, norm.x), weight(weights, norm.gain),
+                         at(memory, norm.rstd), own, gradient(gradients, norm.gain));
   } else {
-    layer_norm_backward<T>(shape, dy, at(memory, norm.x), weight(weights, norm.gain), at(memory, norm.mean),
-                           at(memory, norm.rstd), own, gradient(gradients, norm.gain),
+    layer_norm_backward<T>(norm.shape, dy, at(memory, norm.x), weight(weights, norm.gain),
+                           at(memory, norm.mean), at(memory, norm.rstd), own, gradient(gradients, norm.gain),
                            gradient(gradients, norm.bias));
   }
   add<T>(dx, own, dx);
+}
+
+template <class T>
+void Stage<T>::backward_head_norm(std::span<const T> weights, std::span<T> gradients, const Norm& norm,
+                                  std::span<T> d, const StageMemoryView& memory) const {
+  if (norm.gain == none) return;
+  rms_norm_backward<T>(norm.shape, constant(d), at(memory, norm.x), weight(weights, norm.gain),
+                       at(memory, norm.rstd), d, gradient(gradients, norm.gain));
 }
 
 template <class T>
@@ -223,6 +234,10 @@ void Stage<T>::forward_layer(std::span<const T> weights, const Layer& layer,
     std::copy_n(row, heads, q.begin() + static_cast<std::ptrdiff_t>(t * heads));
     std::copy_n(at_k, key_values, k.begin() + static_cast<std::ptrdiff_t>(t * key_values));
     std::copy_n(at_v, key_values, v.begin() + static_cast<std::ptrdiff_t>(t * key_values));
+  }
+  if (model_.attention.query_key_norm) {
+    forward_norm(weights, layer.q_norm, q, q, memory);
+    forward_norm(weights, layer.k_norm, k, k, memory);
   }
   if (model_.position == PositionKind::rotary) {
     rotate<T>(sizes_, sizes_.heads, false, q);
@@ -278,6 +293,8 @@ void Stage<T>::backward_layer(std::span<const T> weights, std::span<T> gradients
     rotate<T>(sizes_, sizes_.heads, true, dq);
     rotate<T>(sizes_, sizes_.key_value_heads, true, dk);
   }
+  backward_head_norm(weights, gradients, layer.q_norm, dq, memory);
+  backward_head_norm(weights, gradients, layer.k_norm, dk, memory);
   const std::span<T> d_qkv = at(memory, layer.qkv.gradient);
   const std::size_t heads = sizes_.heads * sizes_.head_dim;
   const std::size_t key_values = sizes_.key_value_heads * sizes_.head_dim;

@@ -80,6 +80,7 @@ class Stage {
   static constexpr std::uint32_t none = 0xffffffff;
   struct Norm {
     std::uint32_t gain = none, bias = none;  // into parameters_
+    NormShape shape;
     Tensor x, mean, rstd;
   };
   struct Linear {
@@ -90,6 +91,7 @@ class Stage {
   };
   struct Layer {
     Norm norm_1, norm_2;
+    Norm q_norm, k_norm;  // over each head, where the model has them
     Linear qkv, output, up, down;
     Tensor q, k, v, log_sum_exp;
     Tensor pre_activation;  // gate and up, or what goes into gelu
@@ -97,7 +99,8 @@ class Stage {
 
   Tensor place(Block block, std::uint64_t count, std::uint64_t bytes_each = sizeof(T));
   std::uint32_t find(const std::string& name) const;
-  Norm make_norm(const std::string& name);
+  Norm make_norm(const std::string& name) { return make_norm(name, {tokens_, model_.hidden}); }
+  Norm make_norm(const std::string& name, const NormShape& shape);
   Linear make_linear(const std::string& name, std::uint64_t inputs, std::uint64_t outputs);
   Linear make_linear(const std::string& weight, const std::string& bias, std::uint64_t inputs,
                      std::uint64_t outputs);
@@ -113,6 +116,9 @@ class Stage {
   /// dx += the norm's input's gradient.
   void backward_norm(std::span<const T> weights, std::span<T> gradients, const Norm& norm,
                      std::span<const T> dy, std::span<T> dx, const StageMemoryView& memory) const;
+  /// In place: d is the gradient of the output, then that of the input.
+  void backward_head_norm(std::span<const T> weights, std::span<T> gradients, const Norm& norm,
+                          std::span<T> d, const StageMemoryView& memory) const;
   void forward_layer(std::span<const T> weights, const Layer& layer, const StageMemoryView& memory) const;
   void backward_layer(std::span<const T> weights, std::span<T> gradients, const Layer& layer,
                       const StageMemoryView& memory) const;

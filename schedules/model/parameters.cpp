@@ -46,7 +46,6 @@ void refuse_what_nobody_computes(const ModelShape& model, const StageContent& co
   };
   refuse(model.experts.has_value(), "experts");
   refuse(model.attention.latent.has_value(), "latent attention");
-  refuse(model.attention.query_key_norm, "norms of queries and keys");
   refuse(content.multi_token_layers > 0, "multi-token prediction modules");
 }
 
@@ -77,6 +76,10 @@ std::vector<ParameterSpec> stage_parameters(const ModelShape& model, const Stage
     list.norm(layer + "norm_1");
     list.matrix(layer + "qkv.weight", qkv, model.hidden, deviation);
     if (attention.qkv_bias) list.vector(layer + "qkv.bias", qkv, 0);
+    if (attention.query_key_norm) {
+      list.vector(layer + "q_norm.gain", attention.head_dim, 1);
+      list.vector(layer + "k_norm.gain", attention.head_dim, 1);
+    }
     list.matrix(layer + "output.weight", model.hidden, attention.heads * attention.head_dim, residual);
     if (attention.output_bias) list.vector(layer + "output.bias", model.hidden, 0);
     list.norm(layer + "norm_2");

@@ -38,7 +38,8 @@ struct ParameterSpec {
 ///   embedding   embedding.weight [vocab, hidden], and embedding.positions [learned_positions, hidden]
 ///   layer n     layers.n.norm_1.gain (.bias), .qkv.weight [(heads + 2 key_value_heads) head_dim, hidden]
 ///   (.bias): queries,
-///               then keys, then values, head by head; .output.weight [hidden, heads head_dim] (.bias);
+///               then keys, then values, head by head; with norms of queries and keys .q_norm.gain and
+///               .k_norm.gain [1, head_dim]; .output.weight [hidden, heads head_dim] (.bias);
 ///               .norm_2.gain (.bias); .gate_up.weight [2 ffn, hidden], gate first, or .up.weight [ffn,
 ///               hidden] (.bias); .down.weight [hidden, ffn] (.bias)
 ///   layer n of an mlp   layers.n.up.weight [ffn, hidden], layers.n.down.weight [hidden, ffn]
@@ -47,7 +48,7 @@ struct ParameterSpec {
 ///
 /// Weights begin with a deviation of 0.02; those that end a residual branch (output, down) with 0.02 / sqrt(2
 /// layers), as GPT-2's. An mlp's have 1 / sqrt(inputs). Throws BadInput naming what no runtime of ours
-/// computes: experts, latent attention, query and key norms, MTP modules.
+/// computes: experts, latent attention, MTP modules.
 std::vector<ParameterSpec> stage_parameters(const ModelShape& model, const StageContent& content);
 
 /// The name of the head's matrix: embedding.weight where it is tied.

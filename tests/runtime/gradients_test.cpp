@@ -19,6 +19,7 @@ using test::plan_of;
 using test::tiny_gpt;
 using test::tiny_gpt2;
 using test::tiny_mlp;
+using test::tiny_qwen3;
 using test::words_of;
 
 struct Ran {
@@ -112,7 +113,8 @@ TEST(Gradients, AreTheModelsForEveryGeneratorOn2And4And8Ranks) {
         const LoweredSchedule schedule =
             make_lowered(*family, shape, {batched ? CommPlacement::batched : CommPlacement::per_op, 1});
         const std::uint32_t layers = std::max(schedule.stages, 4u);
-        for (const ModelShape& model : {tiny_mlp(layers), tiny_gpt(layers), tied(tiny_gpt2(layers))}) {
+        for (const ModelShape& model :
+             {tiny_mlp(layers), tiny_gpt(layers), tied(tiny_gpt2(layers)), tiny_qwen3(layers)}) {
           expect_the_models(schedule, model, words_of(*family, shape) + ", " + model.name);
         }
       }

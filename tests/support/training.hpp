@@ -34,6 +34,15 @@ inline ModelShape tiny_gpt2(std::uint64_t layers) {
   return model;
 }
 
+/// In Qwen3's manner: norms of queries and keys, and a tied head.
+inline ModelShape tiny_qwen3(std::uint64_t layers) {
+  ModelShape model = tiny_gpt(layers);
+  model.name = "tiny qwen3";
+  model.attention.query_key_norm = true;
+  model.tied_embeddings = true;
+  return model;
+}
+
 inline ModelShape tiny_mlp(std::uint64_t layers) {
   ModelShape model;
   model.architecture = Architecture::mlp;

@@ -3,6 +3,7 @@
 #include "runtime/layers/attention.hpp"
 #include "runtime/layers/bias.hpp"
 #include "runtime/layers/embedding.hpp"
+#include "runtime/layers/head_norm.hpp"
 #include "runtime/layers/loss.hpp"
 #include "runtime/layers/matmul.hpp"
 #include "runtime/layers/norm.hpp"
@@ -216,6 +217,53 @@ TEST_P(Layers, RopeTurnsQueriesAndKeysAndBackAgain) {
   const Owned gradient = upload(type, size.tokens(), size.width(), qkv);
   rope_backward(lane, size, table.as<float>(), gradient.tensor);
   expect_close(gradient.tensor, textbook::rope(qkv, heads, -1), "rope backward_input");
+}
+
+// Against the norm of a row that a head is: queries' heads are the first of a token's row, then keys', and
+// values are not touched.
+TEST_P(Layers, NormsOfQueriesAndKeysAreNormsOfEachHead) {
+  for (const std::uint64_t head_dim : {std::uint64_t{64}, std::uint64_t{256}}) {
+    const AttentionSize size{type, 2, 300, 6, 2, head_dim};
+    const std::uint64_t tokens = size.tokens(), width = size.width(), normed = 8;
+    Matrix qkv, dy, q_gain, k_gain, dq_before, dk_before;
+    const Owned device_qkv = random(type, tokens, width, qkv, 2);
+    const Owned device_dy = random(type, tokens, width, dy);
+    const Owned device_q = random(type, 1, head_dim, q_gain, 0.3, 1);
+    const Owned device_k = random(type, 1, head_dim, k_gain, 0.3, 1);
+    const Owned dq = random(DataType::fp32, 1, head_dim, dq_before);
+    const Owned dk = random(DataType::fp32, 1, head_dim, dk_before);
+    const Owned x = empty(type, tokens, normed * head_dim);
+    Owned rstd = empty(DataType::fp32, tokens, normed);
+    const HeadNormKept kept{x.tensor, floats(rstd)};
+    const HeadNormParameters gains{device_q.tensor, device_k.tensor};
+    head_norm_forward(lane, size, gains, device_qkv.tensor, kept);
+    head_norm_backward(lane, scratch(), size, gains, kept, device_dy.tensor, {dq.tensor, dk.tensor});
+    Matrix y = qkv, dx = dy;
+    for (const bool key : {false, true}) {
+      const std::uint64_t from = key ? 6 : 0, count = key ? 2 : 6;
+      const Matrix& gain = key ? k_gain : q_gain;
+      Matrix rows, d_rows;
+      for (std::uint64_t t = 0; t < tokens; ++t) {
+        const auto at = static_cast<std::ptrdiff_t>(t * width + from * head_dim);
+        const auto length = static_cast<std::ptrdiff_t>(count * head_dim);
+        rows.insert(rows.end(), qkv.begin() + at, qkv.begin() + at + length);
+        d_rows.insert(d_rows.end(), dy.begin() + at, dy.begin() + at + length);
+      }
+      const Matrix out = textbook::norm(rows, gain, {}, tokens * count, false);
+      auto expected = textbook::norm_gradients(d_rows, rows, gain, tokens * count, false);
+      for (std::uint64_t t = 0; t < tokens; ++t) {
+        for (std::uint64_t i = 0; i < count * head_dim; ++i) {
+          y[t * width + from * head_dim + i] = out[t * count * head_dim + i];
+          dx[t * width + from * head_dim + i] = expected.x[t * count * head_dim + i];
+        }
+      }
+      const Matrix& before = key ? dk_before : dq_before;
+      for (std::uint64_t i = 0; i < head_dim; ++i) expected.gain[i] += before[i];
+      EXPECT_LE(relative_error(download((key ? dk : dq).tensor), expected.gain), 1e-5);
+    }
+    expect_close(device_qkv.tensor, y, "norm of queries and keys");
+    expect_close(device_dy.tensor, dx, "its backward_input");
+  }
 }
 
 TEST_P(Layers, CausalAttentionWithGroupedHeads) {

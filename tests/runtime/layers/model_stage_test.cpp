@@ -23,7 +23,8 @@ struct Case {
   FfnKind ffn = FfnKind::swiglu;
   PositionKind position = PositionKind::rotary;
   DataType type = DataType::bf16;
-  bool biases = false;  // of all linears, and the head is the embedding's matrix: GPT-2
+  bool head_norms = false;  // of queries and keys: Qwen3
+  bool biases = false;      // of all linears, and the head is the embedding's matrix: GPT-2
 };
 
 ModelShape model_of(const Case& c) {
@@ -44,6 +45,7 @@ ModelShape model_of(const Case& c) {
   m.attention.key_value_heads = 2;
   m.attention.head_dim = 64;  // not hidden / heads, on purpose
   if (c.position == PositionKind::learned) m.learned_positions = 128;
+  m.attention.query_key_norm = c.head_norms;
   m.attention.qkv_bias = m.attention.output_bias = m.ffn_bias = m.tied_embeddings = c.biases;
   return m;
 }
@@ -104,6 +106,14 @@ class OnHost {
     const std::size_t width = heads.heads * heads.head_dim;
     s.n_1 = textbook::norm(x, w[p + "norm_1.gain"], w[p + "norm_1.bias"], tokens, centred);
     s.qkv = linear(p + "qkv", s.n_1, heads.width(), m.hidden);
+    if (m.attention.query_key_norm) {
+      s.raw_qkv = s.qkv;
+      each_head_norm(p, [&](const std::string& name, std::size_t from, std::size_t count) {
+        const Matrix out =
+            textbook::norm(heads_of(s.raw_qkv, from, count), w[name], {}, tokens * count, false);
+        put_heads(out, from, count, s.qkv);
+      });
+    }
     if (m.position == PositionKind::rotary) s.qkv = textbook::rope(s.qkv, heads, 1);
     s.o = textbook::attention(s.qkv, heads);
     s.x_2 = sum(x, linear(p + "output", s.o, m.hidden, width));
@@ -132,6 +142,14 @@ class OnHost {
     Matrix d_qkv = textbook::attention_gradient(
         textbook::linear_input(d_x_2, w[p + "output.weight"], tokens, m.hidden, width), s.qkv, heads);
     if (m.position == PositionKind::rotary) d_qkv = textbook::rope(d_qkv, heads, -1);
+    if (m.attention.query_key_norm) {
+      each_head_norm(p, [&](const std::string& name, std::size_t from, std::size_t count) {
+        const auto g = textbook::norm_gradients(
+            heads_of(d_qkv, from, count), heads_of(s.raw_qkv, from, count), w[name], tokens * count, false);
+        put_heads(g.x, from, count, d_qkv);
+        add(name, g.gain);
+      });
+    }
     linear_weight(p + "qkv", d_qkv, s.n_1, heads.width(), m.hidden);
     return sum(d_x_2, norm_gradient(p + "norm_1", s.x_1,
                                     textbook::linear_input(d_qkv, w[p + "qkv.weight"], tokens, heads.width(),
@@ -156,7 +174,7 @@ class OnHost {
 
  private:
   struct Saved {
-    Matrix x_1, n_1, qkv, o, x_2, n_2, up, activated;
+    Matrix x_1, n_1, raw_qkv, qkv, o, x_2, n_2, up, activated;
   };
   bool gated() const { return m.architecture != Architecture::mlp && m.ffn_kind == FfnKind::swiglu; }
   std::size_t up_width() const { return gated() ? 2 * m.ffn : m.ffn; }
@@ -174,6 +192,27 @@ class OnHost {
     if (!w.contains(name + ".bias")) return;
     Matrix& bias = grow(name + ".bias");
     for (std::size_t i = 0; i < dy.size(); ++i) bias[i % outputs] += dy[i];
+  }
+  // Queries, then keys: the gain's name, the first head and how many there are.
+  template <class Act>
+  void each_head_norm(const std::string& prefix, Act act) const {
+    act(prefix + "q_norm.gain", 0, heads.heads);
+    act(prefix + "k_norm.gain", heads.heads, heads.key_value_heads);
+  }
+  Matrix heads_of(const Matrix& qkv, std::size_t from, std::size_t count) const {
+    Matrix rows;
+    for (std::size_t t = 0; t < tokens; ++t) {
+      const auto at = qkv.begin() + static_cast<std::ptrdiff_t>(t * heads.width() + from * heads.head_dim);
+      rows.insert(rows.end(), at, at + static_cast<std::ptrdiff_t>(count * heads.head_dim));
+    }
+    return rows;
+  }
+  void put_heads(const Matrix& rows, std::size_t from, std::size_t count, Matrix& qkv) const {
+    const std::size_t length = count * heads.head_dim;
+    for (std::size_t t = 0; t < tokens; ++t) {
+      for (std::size_t i = 0; i < length; ++i)
+        qkv[t * heads.width() + from * heads.head_dim + i] = rows[t * length + i];
+    }
   }
   static Matrix sum(Matrix a, const Matrix& b) {
     for (std::size_t i = 0; i < a.size(); ++i) a[i] += b[i];
@@ -239,6 +278,10 @@ class Stages : public OnDevice, public ::testing::WithParamInterface<Case> {
           (m.attention.heads + 2 * m.attention.key_value_heads) * m.attention.head_dim;
       add(p + "qkv.weight", width, m.hidden, 0.08, 0);
       add(p + "output.weight", m.hidden, m.attention.heads * m.attention.head_dim, 0.08, 0);
+      if (m.attention.query_key_norm) {
+        add(p + "q_norm.gain", 1, m.attention.head_dim, 0.2, 1);
+        add(p + "k_norm.gain", 1, m.attention.head_dim, 0.2, 1);
+      }
       if (!m.ffn_bias) continue;
       add(p + "qkv.bias", 1, width, 0.3, 0);
       add(p + "output.bias", 1, m.hidden, 0.3, 0);
@@ -337,6 +380,8 @@ INSTANTIATE_TEST_SUITE_P(
                            .position = PositionKind::learned,
                            .type = DataType::fp32,
                            .biases = true},
+                      Case{.name = "qwen3_bf16", .head_norms = true},
+                      Case{.name = "qwen3_fp32", .type = DataType::fp32, .head_norms = true},
                       Case{.name = "mlp_bf16", .architecture = Architecture::mlp},
                       Case{.name = "mlp_fp32", .architecture = Architecture::mlp, .type = DataType::fp32}),
     [](const auto& instance) { return instance.param.name; });
