@@ -88,12 +88,17 @@ Background RankBench::busy() {
 Measurement RankBench::time_work(const WorkTarget& target, const StoppingRule& rule, Sampler& sampler) {
   const auto found = rigs_.find(as_forward(target.work));
   if (found == rigs_.end()) return time_part(target, rule, sampler);
-  const Sampled sampled = sampler.sample({streams_.main, begin_, end_,
+  StageRig& rig = *found->second;
+  const Sampled sampled = sampler.sample({streams_.main,
+                                          begin_,
+                                          end_,
                                           [&] {
                                             begin_.record(streams_.main);
-                                            found->second->launch(target.work.kind);
+                                            rig.launch(target.work.kind);
                                             end_.record(streams_.main);
-                                          }},
+                                          },
+                                          {},
+                                          [&] { rig.launch_before(target.work.kind); }},
                                          WarmUp::until_the_clock_settles, rule);
   TimedWork work;
   work.work = target.work;
@@ -114,15 +119,16 @@ void RankBench::time_parts(StageRig& rig, const WorkTarget& target, const Stoppi
                            Sampler& sampler) {
   const WorkKind kind = target.work.kind;
   PartTimer timer(streams_.main_lane, streams_.main);
-  sampler.sample({streams_.main, begin_, end_,
-                  [&] {
-                    begin_.record(streams_.main);
-                    timer.begin();
-                    rig.launch(kind);
-                    end_.record(streams_.main);
-                  },
-                  [&](const Sample& sample) { timer.take(sample.sm_clock_mhz); }},
-                 WarmUp::until_the_clock_settles, rule);
+  sampler.sample(
+      {streams_.main, begin_, end_,
+       [&] {
+         begin_.record(streams_.main);
+         timer.begin();
+         rig.launch(kind);
+         end_.record(streams_.main);
+       },
+       [&](const Sample& sample) { timer.take(sample.sm_clock_mhz); }, [&] { rig.launch_before(kind); }},
+      WarmUp::until_the_clock_settles, rule);
   for (const auto& [key, place] : parts_) {
     if (place.rig != &rig || key.kind != kind) continue;
     TimedWork work;

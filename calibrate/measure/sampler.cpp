@@ -30,6 +30,7 @@ Sampled Sampler::sample(const Timed& timed, WarmUp warm_up, const StoppingRule& 
   std::vector<Duration> launches;
   for (int run = 0;; ++run) {
     gate_.close(timed.stream);
+    if (timed.before) timed.before();
     const auto launched = std::chrono::steady_clock::now();
     timed.launch();
     const Duration launch = since(launched);

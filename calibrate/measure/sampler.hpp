@@ -23,6 +23,9 @@ struct Timed {
   std::function<void()> launch;
   /// Told of each sample that counts, before the next launch; may be nothing.
   std::function<void(const Sample&)> took = {};
+  /// Queues what is to run right before each, untimed: it leaves the caches as the thing finds them in a
+  /// step; may be nothing.
+  std::function<void()> before = {};
 };
 
 struct Sampled {

@@ -105,6 +105,21 @@ StageRig::Microbatch StageRig::microbatch(const ModelShape& model, const Layout&
   return m;
 }
 
+void StageRig::launch_before(WorkKind kind) {
+  switch (kind) {
+    case WorkKind::forward:
+      return launch(WorkKind::backward);
+    case WorkKind::backward_input:
+    case WorkKind::backward:
+      return launch(WorkKind::forward);
+    case WorkKind::backward_weight:
+      return launch(WorkKind::backward_input);
+    case WorkKind::forward_beside_backward:
+    case WorkKind::optimizer:
+      return;  // a pair finds what the pair before it left; the optimizer reads more than any cache holds
+  }
+}
+
 void StageRig::launch(WorkKind kind) {
   const Microbatch& m = microbatches_[turn_];
   const Microbatch& other = microbatches_[1 - turn_];

@@ -24,6 +24,10 @@ class StageRig {
   /// Queues it once. The other stream begins after what is in the main one, and the main one goes on after
   /// it.
   void launch(WorkKind kind);
+  /// Queues what a rank of a busy pipeline computes right before an op of this kind: a backward before a
+  /// forward, of one microbatch after another. Weights that a forward would find in the second-level cache if
+  /// forwards followed each other are not there in a step.
+  void launch_before(WorkKind kind);
 
   const layers::StageNeeds& needs() const { return stage_->needs(); }
   std::uint64_t parameters() const { return elements_of(specs_); }
