@@ -68,7 +68,8 @@ Setting main_setting(const Calibration& calibration) {
   Setting best;
   std::size_t most = 0;
   for (const auto& [setting, count] : counts) {
-    const bool better = most == 0 || setting.others_busy > best.others_busy ||
+    if (setting.idle_others > 0 && most > 0) continue;
+    const bool better = most == 0 || best.idle_others > 0 || setting.others_busy > best.others_busy ||
                         (setting.others_busy == best.others_busy && count > most);
     if (!better) continue;
     best = setting;

@@ -83,6 +83,7 @@ std::string to_string(const Setting& setting) {
       break;
   }
   if (setting.others_busy) out += ", others busy";
+  if (setting.idle_others > 0) out += fmt::format(" but for {}", setting.idle_others);
   return out;
 }
 

@@ -102,7 +102,7 @@ std::string summary_json(const Summary& s) {
 constexpr std::array<std::string_view, 3> shares{"whole_gpu", "partition", "process"};
 
 Setting read_setting(const JsonView& view) {
-  view.allow_keys({"share", "sms", "of", "others_busy"});
+  view.allow_keys({"share", "sms", "of", "others_busy", "idle_others"});
   Setting setting;
   const JsonView share = view.required("share");
   const auto found = std::find(shares.begin(), shares.end(), share.text());
@@ -111,6 +111,8 @@ Setting read_setting(const JsonView& view) {
   if (const auto sms = view.member("sms")) setting.sms = count(*sms, 100'000);
   if (const auto of = view.member("of")) setting.of = static_cast<std::uint32_t>(of->integer(1, 100'000));
   if (const auto busy = view.member("others_busy")) setting.others_busy = busy->boolean();
+  if (const auto idle = view.member("idle_others"))
+    setting.idle_others = static_cast<std::uint32_t>(idle->integer(0, setting.of - 1));
   return setting;
 }
 
@@ -119,6 +121,7 @@ std::string setting_json(const Setting& s) {
   if (s.sms != 0) out += fmt::format(R"(,"sms":{})", s.sms);
   if (s.of != 1) out += fmt::format(R"(,"of":{})", s.of);
   if (s.others_busy) out += R"(,"others_busy":true)";
+  if (s.idle_others > 0) out += fmt::format(R"(,"idle_others":{})", s.idle_others);
   return out + "}";
 }
 

@@ -64,6 +64,20 @@ void add_work(Plan& plan, const CalibrationRequest& request, const Setting& sett
   }
 }
 
+// Ranks that share a GPU share its power and its memory: the fewer of them compute, the faster is each.
+void add_partial_loads(Plan& plan, const CalibrationRequest& request, const Setting& setting) {
+  if (!setting.others_busy) return;
+  for (const std::uint32_t idle : {request.ranks / 4, request.ranks / 2}) {
+    if (idle == 0) continue;
+    Setting some = setting;
+    some.idle_others = idle;
+    for (const std::uint64_t layer : sample_layers(request.model)) {
+      for (const WorkKind kind : kinds)
+        plan.add(WorkTarget{layer_work(request.model, request.layout, layer, kind), some});
+    }
+  }
+}
+
 // What layers are made of, so that other layouts and models of the same pieces can be estimated.
 void add_parts(Plan& plan, const CalibrationRequest& request, const Setting& setting) {
   for (const Stage stage : all_stages(request.layout)) {
@@ -155,6 +169,7 @@ std::vector<Target> plan_targets(const CalibrationRequest& request, const Measur
   Plan plan(measurer);
   add_work(plan, request, measurer.setting());
   add_messages(plan, request, measurer);
+  add_partial_loads(plan, request, measurer.setting());
   add_memory(plan, request);
   add_parts(plan, request, measurer.setting());
   add_slowdown(plan, request, measurer);

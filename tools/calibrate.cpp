@@ -26,6 +26,7 @@
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <regex>
 
 #include <fmt/format.h>
 #include <fmt/ostream.h>
@@ -39,6 +40,7 @@ struct Options {
   std::optional<std::uint32_t> ranks;
   std::string transport = "local";
   std::string budget = "2s";
+  std::string only;
   double precision_percent = 1;
   std::string name;
   std::string algorithms;
@@ -111,6 +113,14 @@ void set_clocks(Provenance& provenance, std::vector<std::uint32_t>& clocks) {
   provenance.sm_clock_mhz = *middle;
 }
 
+std::regex pattern_of(const std::string& text) {
+  try {
+    return std::regex(text);
+  } catch (const std::regex_error& error) {
+    throw BadInput("--only", fmt::format("'{}' is no regular expression: {}", text, error.what()));
+  }
+}
+
 int measure(const Options& options, Console& console) {
   if (options.out.empty() || options.out == "-") {
     throw BadInput("--out",
@@ -148,7 +158,13 @@ int measure(const Options& options, Console& console) {
   const Provenance here = provenance_of(*measurer);
   check_same_machine(options, calibration, here);
   calibration.provenance = here;
-  const std::vector<Target> targets = plan_targets(request, *measurer);
+  std::vector<Target> targets = plan_targets(request, *measurer);
+  if (!options.only.empty()) {
+    const std::regex only = pattern_of(options.only);
+    std::erase_if(targets, [&](const Target& target) { return !std::regex_search(to_string(target), only); });
+    if (targets.empty())
+      throw BadInput("--only", fmt::format("'{}' matches nothing that would be measured", options.only));
+  }
   describe(calibration, request, options);
 
   std::ofstream samples(samples_path(options.out), options.resume ? std::ios::app : std::ios::trunc);
@@ -377,6 +393,10 @@ Command calibrate_command(CLI::App& app) {
   command->add_option("--budget", options->budget, "Time for one figure, at most")
       ->type_name("TIME")
       ->capture_default_str();
+  command
+      ->add_option("--only", options->only,
+                   "Measure only what has a name that this regular expression finds: '^stage|^layer|^hop'")
+      ->type_name("REGEX");
   command->add_option("--name", options->name, "The calibration's name in its file");
   command
       ->add_option(

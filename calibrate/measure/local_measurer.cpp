@@ -89,7 +89,7 @@ class LocalMeasurer final : public Measurer {
   }
 
   Measurement measure_one(const WorkTarget& target, const StoppingRule& rule) {
-    const auto busy = busy_ranks(target.setting.others_busy ? 1 : ranks_.size());
+    const auto busy = busy_ranks(target.setting.others_busy ? 1 + target.setting.idle_others : ranks_.size());
     return ranks_.front()->time_work(target, rule, sampler_);
   }
 

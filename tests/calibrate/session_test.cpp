@@ -5,6 +5,7 @@
 #include "schedules/ir/json_document.hpp"
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include <gmock/gmock.h>
@@ -107,6 +108,18 @@ TEST(Session, PlansThePiecesOfLayersWithTheWorkTheyHave) {
   // Linear H -> 4H and 4H -> H over 4,096 tokens, three kinds of work each.
   EXPECT_EQ(products.size(), 6u);
   EXPECT_EQ(products.count("gemm backward_weight bf16 k=2048 m=4096 n=8192"), 1u);
+}
+
+// 8 ranks that share a GPU: a layer's five kinds with 2 and with 4 of them idle.
+TEST(Session, PlansALayerUnderPartialLoadWhereRanksShareAGpu) {
+  MadeUp device;
+  std::map<std::uint32_t, int> idle;
+  for (const Target& target : plan_targets(request(8), device)) {
+    if (const auto* work = std::get_if<WorkTarget>(&target)) ++idle[work->setting.idle_others];
+  }
+  EXPECT_EQ(idle.size(), 3u);
+  EXPECT_EQ(idle[2], 5);
+  EXPECT_EQ(idle[4], 5);
 }
 
 TEST(Session, ARankAloneNeedsNoCollectives) {
