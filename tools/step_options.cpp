@@ -32,13 +32,15 @@ DeviceDescription DeviceOptions::load() const {
 }
 
 CostModel ModelRun::costs() const {
-  return calibration ? estimate(*calibration, device, model, layout) : estimate(device, model, layout);
+  if (!calibration) return estimate(device, model, layout);
+  const std::optional<SharedPower> power = shared_power(*calibration);
+  return estimate(power ? at_one_clock(*calibration, power->full_mhz()) : *calibration, device, model, layout);
 }
 
 Prediction StepToRun::predict(Detail detail) const {
-  const std::optional<ClockRange> clock =
-      model && model->calibration ? shared_clock(*model->calibration) : std::nullopt;
-  Prediction prediction = clock ? predict_at_shared_power(schedule, cost, execution, *clock, detail)
+  const std::optional<SharedPower> power =
+      model && model->calibration ? shared_power(*model->calibration) : std::nullopt;
+  Prediction prediction = power ? predict_at_shared_power(schedule, cost, execution, *power, detail)
                                 : plumb::predict(schedule, cost, execution, detail);
   if (!model) return prediction;
   Report& report = prediction.report;

@@ -42,6 +42,7 @@ struct Options {
   std::string deadline = "60s";
   std::string trace;
   std::string out;
+  std::string measured;
   bool resume = false;
   bool json = false;
 };
@@ -98,12 +99,13 @@ struct Validator {
   bool leads() const { return rendezvous == nullptr || rendezvous->rank() == 0; }
   std::string transport() const { return options.device == "cpu" ? "threads" : options.transport; }
 
-  bool is_there(const NamedShape& named, const std::vector<ValidationRow>& rows) const {
-    return std::any_of(rows.begin(), rows.end(), [&](const ValidationRow& row) {
+  const ValidationRow* find(const NamedShape& named, const std::vector<ValidationRow>& rows) const {
+    const auto found = std::find_if(rows.begin(), rows.end(), [&](const ValidationRow& row) {
       return row.schedule == named.schedule->name && row.chunks == *named.shape.chunks &&
              row.ranks == named.shape.ranks && row.microbatches == named.shape.microbatches &&
              row.model == config.shape.name && row.transport == transport();
     });
+    return found == rows.end() ? nullptr : &*found;
   }
 
   // What rank 0 knows, on every rank.
@@ -116,34 +118,73 @@ struct Validator {
     if (leads()) fmt::print(console.err, "{}{}\n", console.err_is_terminal ? "\r\033[K" : "", line);
   }
 
-  // On ranks other than 0 only what a step needs of them.
-  ValidationRow row_of(const NamedShape& named, bool with_trace) {
-    ModelRun run{gpu, config.shape, {}, calibration};
-    const LoweredSchedule schedule = make_lowered(*named.schedule, named.shape, options.lowering.load());
+  struct Expected {
+    ModelRun run;
+    LoweredSchedule schedule;
+    Prediction prediction;
+    ValidationRow row;  // but for what is measured
+  };
+
+  Expected expected(const NamedShape& named) const {
+    Expected step{{gpu, config.shape, {}, calibration},
+                  make_lowered(*named.schedule, named.shape, options.lowering.load()),
+                  {},
+                  {}};
+    const LoweredSchedule& schedule = step.schedule;
     ModelOptions flags = model;
     flags.data = options.lowering.data_parallel;
-    run.layout = flags.layout(run.model, schedule.stages, schedule.ranks());
-    CostModel cost = run.costs();
+    step.run.layout = flags.layout(step.run.model, schedule.stages, schedule.ranks());
+    CostModel cost = step.run.costs();
     // What is measured is the pipeline's work; the optimizer's step stands behind it in a prediction.
     for (StageCost& stage : cost.stages) stage.optimizer_step = {};
-    const std::optional<ClockRange> clock =
-        options.device == "cuda" ? shared_clock(calibration) : std::nullopt;
+    const std::optional<SharedPower> power =
+        options.device == "cuda" ? shared_power(calibration) : std::nullopt;
     const ExecutionOptions execution = options.execution.load();
-    const Prediction prediction =
-        clock ? predict_at_shared_power(schedule, cost, execution, *clock, Detail::segments)
-              : predict(schedule, cost, execution);
+    step.prediction = power ? predict_at_shared_power(schedule, cost, execution, *power, Detail::segments)
+                            : predict(schedule, cost, execution);
+    ValidationRow& row = step.row;
+    row.schedule = named.schedule->name;
+    row.chunks = *named.shape.chunks;
+    row.model = step.run.model.name;
+    row.ranks = schedule.ranks();
+    row.microbatches = schedule.microbatches;
+    row.transport = transport();
+    row.predicted = figures_of(step.prediction.report, predicted_activations(schedule, cost));
+    row.predicted.sm_clock_mhz = step.prediction.sm_clock_mhz;
+    return step;
+  }
 
+  // Nothing runs: what was measured of this step before, beside today's prediction.
+  ValidationRow again(const NamedShape& named, const std::vector<ValidationRow>& before) const {
+    Expected step = expected(named);
+    const ValidationRow* row = find(named, before);
+    if (!row) {
+      throw BadInput(options.measured,
+                     fmt::format("holds no step of {} in {} chunks, {} ranks, {} microbatches, {}, over {}",
+                                 step.row.schedule, step.row.chunks, step.row.ranks, step.row.microbatches,
+                                 step.row.model, step.row.transport));
+    }
+    ValidationRow both = *row;
+    both.predicted = step.row.predicted;
+    both.classes = class_errors(step.prediction.timeline, row->classes);
+    return both;
+  }
+
+  // On ranks other than 0 only what a step needs of them.
+  ValidationRow row_of(const NamedShape& named, bool with_trace) {
+    Expected step = expected(named);
     TrainingPlan plan;
-    plan.schedule = schedule;
-    plan.model = run.model;
-    plan.layout = run.layout;
+    plan.schedule = step.schedule;
+    plan.model = step.run.model;
+    plan.layout = step.run.layout;
     plan.deadline = parse_duration(options.deadline, "--deadline");
     const TrainingData data = TrainingData::synthetic(plan.model, plan.layout, plan.seed);
     const auto begun = std::chrono::steady_clock::now();
     Crew crew =
         make_crew(plan, options.device == "cpu" ? RunDevice::cpu : RunDevice::cuda,
                   options.transport == "nccl" ? RunTransport::nccl : RunTransport::local, nccl, rendezvous);
-    const Duration preparing{std::chrono::nanoseconds(std::chrono::steady_clock::now() - begun).count()};
+    ValidationRow& row = step.row;
+    row.preparing = {std::chrono::nanoseconds(std::chrono::steady_clock::now() - begun).count()};
     const Bytes peak = peak_activations(crew);
     const std::vector<MeasuredStep> steps =
         measure_steps(crew, plan, data, options.steps, options.device == "cpu" ? WarmUp{{}, {}} : WarmUp{});
@@ -152,25 +193,15 @@ struct Validator {
     const MeasuredStep& middle = steps[steps.size() / 2];
     if (with_trace) {
       write_output(console, options.trace, [&](std::ostream& out) {
-        write_chrome_trace(out, {{prediction.timeline, &prediction.memory, "predicted"},
+        write_chrome_trace(out, {{step.prediction.timeline, &step.prediction.memory, "predicted"},
                                  {middle.timeline, &middle.memory, "measured"}});
       });
     }
-    ValidationRow row;
-    row.schedule = named.schedule->name;
-    row.chunks = *named.shape.chunks;
-    row.model = run.model.name;
-    row.ranks = schedule.ranks();
-    row.microbatches = schedule.microbatches;
-    row.transport = transport();
-    row.predicted = figures_of(prediction.report, predicted_activations(schedule, cost));
     row.measured = figures_of(middle.report, peak);
-    row.predicted.sm_clock_mhz = prediction.sm_clock_mhz;
     row.measured.sm_clock_mhz = middle.sm_clock_mhz;
-    row.preparing = preparing;
     row.fastest = steps.front().report.step_time;
     row.slowest = steps.back().report.step_time;
-    row.classes = class_errors(prediction.timeline, middle.timeline);
+    row.classes = class_errors(step.prediction.timeline, middle.timeline);
     return row;
   }
 };
@@ -211,8 +242,10 @@ int run(const Options& options, Console& console) {
   DeviceDescription gpu = measured_gpu(options, calibration);
   Validator validator{options, console, std::move(calibration), std::move(gpu), model.load(), model, {}};
   validator.nccl.algorithms = &validator.calibration.algorithms;
+  std::vector<ValidationRow> before;
+  if (!options.measured.empty()) before = validation_rows(read_input(options.measured), options.measured);
   std::unique_ptr<Rendezvous> rendezvous;
-  if (options.device == "cuda" && options.transport == "nccl") {
+  if (before.empty() && options.device == "cuda" && options.transport == "nccl") {
     const Placement placement = discover({}, process_environment(), getppid());
     if (const auto code = run_own_ranks_unless_launched(options.ranks, placement)) return *code;
     rendezvous = std::make_unique<Rendezvous>(placement);
@@ -235,13 +268,14 @@ int run(const Options& options, Console& console) {
     const std::string label =
         fmt::format("{} of {}: {} in {} chunks, {} microbatches", i + 1, shapes.size(),
                     shapes[i].schedule->name, *shapes[i].shape.chunks, shapes[i].shape.microbatches);
-    if (validator.agreed(validator.is_there(shapes[i], rows))) {
+    if (validator.agreed(validator.find(shapes[i], rows) != nullptr)) {
       validator.say(fmt::format("{}: there", label));
       continue;
     }
     if (console.err_is_terminal && validator.leads()) fmt::print(console.err, "\r\033[K{}", label);
     try {
-      rows.push_back(validator.row_of(shapes[i], rows.empty() && !options.trace.empty()));
+      rows.push_back(before.empty() ? validator.row_of(shapes[i], rows.empty() && !options.trace.empty())
+                                    : validator.again(shapes[i], before));
     } catch (const DeviceError& error) {
       // Processes that have lost one of them cannot go on together.
       if (rendezvous) throw;
@@ -319,6 +353,10 @@ Command validate_command(CLI::App& app) {
                    "Write the first step, predicted and measured, as one Chrome trace")
       ->type_name("FILE");
   command->add_option("--out", options->out, "Write the rows there, as JSON, as soon as each is measured")
+      ->type_name("FILE");
+  command
+      ->add_option("--measured", options->measured,
+                   "Run nothing: predict anew the steps that this file (an earlier --out) says were measured")
       ->type_name("FILE");
   command->add_flag("--resume", options->resume, "Keep the rows that --out holds, and measure the others");
   add_json(*command, options->json);

@@ -99,20 +99,28 @@ StepFigures figures_of(const Report& report, Bytes peak_activations) {
 
 std::vector<ClassError> class_errors(const Timeline& predicted, const Timeline& measured) {
   PLUMB_CHECK(predicted.ranks.size() == measured.ranks.size());
-  const auto expected = sums_of(predicted);
   const auto found = sums_of(measured);
-  std::vector<ClassError> errors;
+  std::vector<ClassError> classes;
   for (std::size_t c = 0; c < class_names.size(); ++c) {
-    if (found[c].count == 0) continue;
-    ClassError error{std::string(class_names[c]), found[c].count, expected[c].mean(), found[c].mean(), {}};
-    error.weight = {static_cast<std::int64_t>(error.count) * (error.predicted - error.measured).ns /
-                    static_cast<std::int64_t>(measured.ranks.size())};
-    errors.push_back(error);
+    if (found[c].count > 0)
+      classes.push_back({std::string(class_names[c]), found[c].count, {}, found[c].mean(), {}});
   }
-  std::stable_sort(errors.begin(), errors.end(), [](const ClassError& a, const ClassError& b) {
+  return class_errors(predicted, std::move(classes));
+}
+
+std::vector<ClassError> class_errors(const Timeline& predicted, std::vector<ClassError> measured) {
+  const auto expected = sums_of(predicted);
+  for (ClassError& error : measured) {
+    const auto name = std::find(class_names.begin(), class_names.end(), error.name);
+    if (name != class_names.end())
+      error.predicted = expected[static_cast<std::size_t>(name - class_names.begin())].mean();
+    error.weight = {static_cast<std::int64_t>(error.count) * (error.predicted - error.measured).ns /
+                    static_cast<std::int64_t>(predicted.ranks.size())};
+  }
+  std::stable_sort(measured.begin(), measured.end(), [](const ClassError& a, const ClassError& b) {
     return std::abs(a.weight.ns) > std::abs(b.weight.ns);
   });
-  return errors;
+  return measured;
 }
 
 double ValidationRow::step_error() const { return relative(predicted.step_time, measured.step_time); }

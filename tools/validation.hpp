@@ -35,6 +35,8 @@ struct ClassError {
 };
 /// Of two timelines of one schedule; classes that do not occur are left out. The largest weight first.
 std::vector<ClassError> class_errors(const Timeline& predicted, const Timeline& measured);
+/// The same where of the measured step only its classes were kept.
+std::vector<ClassError> class_errors(const Timeline& predicted, std::vector<ClassError> measured);
 
 struct ValidationRow {
   std::string schedule;

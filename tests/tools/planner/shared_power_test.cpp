@@ -18,12 +18,17 @@ CostModel milliseconds(std::int64_t forward, std::int64_t backward) {
   return unit_costs(costs);
 }
 
+// Only full load was measured.
+SharedPower full_load(std::uint32_t mhz, std::uint32_t most) {
+  return {{{1, mhz, {1'000'000, 1'000'000, 1'000'000, 1'000'000, 1'000'000}}}, most};
+}
+
 // 1F1B on 2 ranks with 2 microbatches and F = 1 ms, B = 2 ms: a rank computes 6 of (2 + 1)(1 + 2) = 9 ms, so
 // u = 2/3. All times shrink alike (messages are free), so u stays, and the step takes 9 ms x cube root of 2/3
 // = 7.862237 ms.
 TEST(SharedPower, APipelineThatIsBusyTwoThirdsOfTheTimeRunsAtTheCubeRoot) {
   const Prediction prediction =
-      predict_at_shared_power(two_ranks(), milliseconds(1, 2), {}, {1000, 2000}, Detail::actions);
+      predict_at_shared_power(two_ranks(), milliseconds(1, 2), {}, full_load(1000, 2000), Detail::actions);
   EXPECT_NEAR(static_cast<double>(prediction.report.step_time.ns), 7'862'237.0, 20.0);
   EXPECT_NEAR(prediction.report.idle_share, 1.0 / 3, 1e-5);
   EXPECT_EQ(prediction.sm_clock_mhz, 1145u);  // 1000 MHz / cube root of 2/3
@@ -32,28 +37,75 @@ TEST(SharedPower, APipelineThatIsBusyTwoThirdsOfTheTimeRunsAtTheCubeRoot) {
 TEST(SharedPower, TheClockNeverExceedsWhatTheChipCan) {
   // 1900 of 2000 MHz under full load: at most 5 % shorter, whatever stands idle.
   const Prediction prediction =
-      predict_at_shared_power(two_ranks(), milliseconds(1, 2), {}, {1900, 2000}, Detail::actions);
+      predict_at_shared_power(two_ranks(), milliseconds(1, 2), {}, full_load(1900, 2000), Detail::actions);
   EXPECT_EQ(prediction.report.step_time, Duration{8'550'000});
   EXPECT_EQ(prediction.sm_clock_mhz, 2000u);
+}
+
+// With one of two ranks idle, forwards were measured to last 0.85 as long and backwards 0.91, at 1300 MHz.
+// Halfway between (u = 3/4) that is 0.925 and 0.955, and 1150 MHz.
+TEST(SharedPower, BetweenTwoMeasuredLoadsEveryKindHasItsOwnPace) {
+  SharedPower power = full_load(1000, 2000);
+  power.loads.insert(power.loads.begin(), {0.5, 1300, {850'000, 900'000, 800'000, 910'000, 700'000}});
+  const SharedPower::Load between = power.at(0.75);
+  EXPECT_EQ(between.sm_clock_mhz, 1150u);
+  EXPECT_EQ(between.pace_ppm, (std::array<std::int64_t, 5>{925'000, 950'000, 900'000, 955'000, 850'000}));
+  EXPECT_EQ(power.at(1), power.loads.back());
+  EXPECT_EQ(power.at(0.2).pace_ppm, power.loads.front().pace_ppm) << "no faster than what was measured";
+
+  // 1F1B of the shape above takes 3 (F + B) and computes 2 (F + B) whatever F and B are: u stays 2/3, where F
+  // = 0.9 ms and B = 1.88 ms.
+  const Prediction prediction =
+      predict_at_shared_power(two_ranks(), milliseconds(1, 2), {}, power, Detail::actions);
+  EXPECT_NEAR(static_cast<double>(prediction.report.step_time.ns), 8'340'000.0, 20.0);
+}
+
+TimedWork layer(WorkKind kind, std::int64_t ns, std::uint32_t mhz, std::uint32_t idle) {
+  TimedWork work;
+  work.work.name = "layer";
+  work.work.kind = kind;
+  work.setting = {Share::partition, 32, 4, true, idle};
+  work.work_class = "gemm";
+  work.time.median = {ns};
+  work.time.sm_clock_mhz = mhz;
+  return work;
 }
 
 TEST(SharedPower, OnlySharesOfOneGpuThatWereMeasuredTogetherHaveACommonClock) {
   Calibration calibration;
   calibration.provenance.most_sm_clock_mhz = 1980;
-  TimedWork work;
-  work.work.name = "layer";
-  work.setting = {Share::partition, 32, 4, true};
-  work.time.sm_clock_mhz = 1360;
-  calibration.work = {work};
-  ASSERT_TRUE(shared_clock(calibration));
-  EXPECT_EQ(shared_clock(calibration)->loaded_mhz, 1360u);
-  EXPECT_EQ(shared_clock(calibration)->most_mhz, 1980u);
+  calibration.work = {layer(WorkKind::forward, 1000, 1360, 0)};
+  ASSERT_TRUE(shared_power(calibration));
+  EXPECT_EQ(*shared_power(calibration), full_load(1360, 1980));
 
   calibration.work.front().setting = {Share::whole_gpu, 0, 1, false};
-  EXPECT_FALSE(shared_clock(calibration));
+  EXPECT_FALSE(shared_power(calibration));
   calibration.work.front().setting = {Share::partition, 32, 4, true};
   calibration.work.front().time.sm_clock_mhz = 0;
-  EXPECT_FALSE(shared_clock(calibration));
+  EXPECT_FALSE(shared_power(calibration));
+}
+
+// Under full load a forward took 1,000 ns at 1,500 MHz and all others 2,000 ns at 1,400: at the middle clock
+// of 1,400 the forward would have taken 1,071 ns. With two of four ranks idle it took 900 ns: 840,336 ppm.
+TEST(SharedPower, PartialLoadsAreMeasuredAgainstFullLoadAtOneClock) {
+  Calibration calibration;
+  calibration.provenance.most_sm_clock_mhz = 1980;
+  for (std::size_t k = 0; k < 5; ++k) {
+    const auto kind = static_cast<WorkKind>(k);
+    calibration.work.push_back(layer(kind, k == 0 ? 1000 : 2000, k == 0 ? 1500 : 1400, 0));
+  }
+  EXPECT_EQ(shared_power(calibration)->loads.size(), 1u);
+  for (std::size_t k = 0; k < 4; ++k)
+    calibration.work.push_back(layer(static_cast<WorkKind>(k), k == 0 ? 900 : 1800, 1700, 2));
+  EXPECT_EQ(shared_power(calibration)->loads.size(), 1u) << "the pair is missing";
+  calibration.work.push_back(layer(WorkKind::forward_beside_backward, 1500, 1700, 2));
+  const SharedPower power = *shared_power(calibration);
+  ASSERT_EQ(power.loads.size(), 2u);
+  EXPECT_EQ(power.loads[0].busy, 0.5);
+  EXPECT_EQ(power.loads[0].sm_clock_mhz, 1700u);
+  EXPECT_EQ(power.loads[0].pace_ppm,
+            (std::array<std::int64_t, 5>{840'336, 900'000, 900'000, 900'000, 750'000}));
+  EXPECT_EQ(power.full_mhz(), 1400u);
 }
 
 }  // namespace
