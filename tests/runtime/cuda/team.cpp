@@ -42,6 +42,15 @@ ModelShape gpt2(std::uint64_t hidden) {
   return model;
 }
 
+ModelShape qwen3(std::uint64_t hidden) {
+  ModelShape model = gpt(hidden);
+  model.name = "qwen3";
+  model.attention.query_key_norm = true;
+  model.attention.heads *= 2;
+  model.tied_embeddings = true;
+  return model;
+}
+
 LoweredSchedule schedule_of(std::string_view name, std::uint32_t ranks, CommPlacement placement,
                             std::uint32_t data_parallel) {
   const Generator& made_by = generator(name);

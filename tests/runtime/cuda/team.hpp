@@ -31,6 +31,8 @@ ModelShape mlp(std::uint64_t hidden);
 ModelShape gpt(std::uint64_t hidden);
 /// The same in GPT-2's manner: LayerNorm, GELU, biases, learned positions, the head tied to the embedding.
 ModelShape gpt2(std::uint64_t hidden);
+/// The same in Qwen3's manner: norms of queries and keys, two heads to a key, the head tied to the embedding.
+ModelShape qwen3(std::uint64_t hidden);
 
 /// The schedule with the fewest microbatches from 2 p on that it takes.
 LoweredSchedule schedule_of(std::string_view name, std::uint32_t ranks, CommPlacement placement,
