@@ -18,7 +18,9 @@ namespace plumb {
 /// one process (`local`) or processes (`nccl`), on one GPU or many, as they were launched.
 struct CalibrationRequest {
   ModelShape model;
-  Layout layout;  // one stage a rank
+  Layout layout;  // one stage a rank, or a chunk
+  /// The same model cut into other numbers of stages, which are measured too.
+  std::vector<Layout> other_cuts = {};
   std::uint32_t ranks = 1;
   std::string transport = "local";
   /// Choices of an earlier calibration, to be made again (Calibration::algorithms); what is not there is

@@ -48,10 +48,18 @@ std::vector<Stage> all_stages(const Layout& layout) {
   return stages;
 }
 
+std::vector<const Layout*> all_cuts(const CalibrationRequest& request) {
+  std::vector<const Layout*> cuts{&request.layout};
+  for (const Layout& other : request.other_cuts) cuts.push_back(&other);
+  return cuts;
+}
+
 void add_work(Plan& plan, const CalibrationRequest& request, const Setting& setting) {
-  for (const Stage stage : all_stages(request.layout)) {
-    for (const WorkKind kind : kinds) {
-      plan.add(WorkTarget{stage_work(request.model, request.layout, stage, kind), setting});
+  for (const Layout* layout : all_cuts(request)) {
+    for (const Stage stage : all_stages(*layout)) {
+      for (const WorkKind kind : kinds) {
+        plan.add(WorkTarget{stage_work(request.model, *layout, stage, kind), setting});
+      }
     }
   }
   for (const std::uint64_t layer : sample_layers(request.model)) {
@@ -59,8 +67,10 @@ void add_work(Plan& plan, const CalibrationRequest& request, const Setting& sett
       plan.add(WorkTarget{layer_work(request.model, request.layout, layer, kind), setting});
     }
   }
-  for (const Stage stage : all_stages(request.layout)) {
-    plan.add(WorkTarget{stage_work(request.model, request.layout, stage, WorkKind::optimizer), setting});
+  for (const Layout* layout : all_cuts(request)) {
+    for (const Stage stage : all_stages(*layout)) {
+      plan.add(WorkTarget{stage_work(request.model, *layout, stage, WorkKind::optimizer), setting});
+    }
   }
 }
 
@@ -100,8 +110,10 @@ void add_memory(Plan& plan, const CalibrationRequest& request) {
   for (const std::uint64_t layer : sample_layers(request.model)) {
     plan.add(MemoryTarget{layer_work(request.model, request.layout, layer, WorkKind::forward)});
   }
-  for (const Stage stage : all_stages(request.layout)) {
-    plan.add(MemoryTarget{stage_work(request.model, request.layout, stage, WorkKind::forward)});
+  for (const Layout* layout : all_cuts(request)) {
+    for (const Stage stage : all_stages(*layout)) {
+      plan.add(MemoryTarget{stage_work(request.model, *layout, stage, WorkKind::forward)});
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace plumb {
 namespace {
@@ -15,7 +16,7 @@ std::vector<Duration> sorted(std::vector<Duration> durations) {
 }
 
 Duration median_of(std::span<const Duration> in_order) {
-  return quantile(sorted({in_order.begin(), in_order.end()}), 0.5);
+  return median(sorted({in_order.begin(), in_order.end()}));
 }
 
 // Whether what was measured moved: the first third's interval of the median and the last third's lie apart,
@@ -129,6 +130,19 @@ Duration quantile(std::span<const Duration> sorted, double share) {
   return {sorted[below].ns + std::llround((place - static_cast<double>(below)) * step)};
 }
 
+Duration median(std::span<const Duration> sorted) {
+  PLUMB_CHECK(!sorted.empty());
+  const Duration middle = sorted[sorted.size() / 2];
+  if (sorted[(sorted.size() - 1) / 2] != middle) return quantile(sorted, 0.5);
+  const auto [first, last] = std::equal_range(sorted.begin(), sorted.end(), middle);
+  std::int64_t tick = 0;
+  for (const Duration duration : sorted) tick = std::gcd(tick, duration.ns);
+  if (tick > middle.ns / 50) return middle;
+  const double below = static_cast<double>(first - sorted.begin());
+  const double share = (static_cast<double>(sorted.size()) / 2 - below) / static_cast<double>(last - first);
+  return {middle.ns + std::llround((share - 0.5) * static_cast<double>(tick))};
+}
+
 std::vector<bool> throttled(std::span<const Sample> samples, double tolerance) {
   std::vector<std::uint32_t> clocks;
   for (const Sample& sample : samples) {
@@ -164,13 +178,13 @@ Summary summary_of(std::span<const Sample> samples) {
   summary.samples = static_cast<std::uint32_t>(in_size.size());
   summary.set_aside = static_cast<std::uint32_t>(samples.size() - in_size.size());
   summary.minimum = in_size.front();
-  summary.lower_quartile = quantile(in_size, 0.25);
-  summary.median = quantile(in_size, 0.5);
-  summary.upper_quartile = quantile(in_size, 0.75);
+  summary.median = median(in_size);
+  summary.lower_quartile = std::min(quantile(in_size, 0.25), summary.median);
+  summary.upper_quartile = std::max(quantile(in_size, 0.75), summary.median);
   summary.maximum = in_size.back();
   const auto interval = median_interval(in_size.size());
-  summary.low = interval ? in_size[interval->first] : summary.minimum;
-  summary.high = interval ? in_size[interval->second] : summary.maximum;
+  summary.low = std::min(interval ? in_size[interval->first] : summary.minimum, summary.median);
+  summary.high = std::max(interval ? in_size[interval->second] : summary.maximum, summary.median);
   if (is_drifting(in_order)) {
     summary.steadiness = Steadiness::drifting;
   } else if (is_bimodal(in_size)) {

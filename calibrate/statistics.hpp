@@ -53,6 +53,11 @@ std::optional<std::pair<std::size_t, std::size_t>> median_interval(std::size_t n
 /// The value below which `share` of the sorted durations lie, linear between neighbours. At least one.
 Duration quantile(std::span<const Duration> sorted, double share);
 
+/// The sorted durations' median. A device's events tick (an H200's every 32 ns, a hundredth of a small
+/// message), so many samples are equal: those at the middle count as spread evenly over the tick around them,
+/// which is the samples' greatest common divisor (one of more than a fiftieth is chance). At least one.
+Duration median(std::span<const Duration> sorted);
+
 /// Which samples ran while the chip was slowed down: their clock is more than `tolerance` below the median
 /// clock of all. A chip that computes at its power limit has its own clock, lower than the one on the box,
 /// and its control swings by some percent (an H200 under load: 1,300 to 1,500 MHz): that is its speed, and

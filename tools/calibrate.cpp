@@ -38,6 +38,7 @@ namespace {
 struct Options {
   ModelOptions model;
   std::optional<std::uint32_t> ranks;
+  std::vector<std::uint32_t> chunks{1};
   std::string transport = "local";
   std::string budget = "2s";
   std::string only;
@@ -128,11 +129,15 @@ int measure(const Options& options, Console& console) {
   }
   if (!options.ranks) throw BadInput("--ranks", "is required: 1 measures the whole GPU");
   ModelOptions model = options.model;
-  model.default_mlp_layers(*options.ranks);
+  const std::uint32_t most = *std::max_element(options.chunks.begin(), options.chunks.end());
+  model.default_mlp_layers(std::uint64_t{*options.ranks} * most);
   const ModelConfig config = model.load();
   CalibrationRequest request;
   request.model = config.shape;
-  request.layout = model.layout(config.shape, *options.ranks, *options.ranks);
+  for (const std::uint32_t chunks : options.chunks) {
+    const Layout layout = model.layout(config.shape, *options.ranks * chunks, *options.ranks);
+    (request.layout.stages.empty() ? request.layout : request.other_cuts.emplace_back()) = layout;
+  }
   request.ranks = *options.ranks;
   request.transport = options.transport;
   StoppingRule rule;
@@ -380,6 +385,13 @@ Command calibrate_command(CLI::App& app) {
                    "Pipeline ranks: 1 has the whole GPU; more are its partitions (local) or processes (nccl)")
       ->type_name("P")
       ->check(CLI::Range(1u, 65'536u));
+  command
+      ->add_option("--chunks", options->chunks,
+                   "Stages a rank in the schedules to come: the stages of each such cut are measured")
+      ->type_name("N[,N…]")
+      ->delimiter(',')
+      ->check(CLI::Range(1u, 1024u))
+      ->capture_default_str();
   command
       ->add_option("--transport", options->transport,
                    "How messages travel: copies inside one process, or NCCL")

@@ -49,9 +49,15 @@ RankBench::RankBench(const CalibrationRequest& request, const std::vector<Stage>
     return std::make_unique<StageRig>(model, layout, stage, algorithms, streams_.main_lane,
                                       streams_.beside_lane);
   };
-  for (const Stage stage : stages) {
-    const WorkKey key = stage_work(model, request.layout, stage, WorkKind::forward);
-    if (!rigs_.contains(key)) rigs_.emplace(key, make(request.layout, stage));
+  const auto hold = [&](const Layout& layout, Stage stage) {
+    const WorkKey key = stage_work(model, layout, stage, WorkKind::forward);
+    if (!rigs_.contains(key)) rigs_.emplace(key, make(layout, stage));
+  };
+  for (const Stage stage : stages) hold(request.layout, stage);
+  if (!stages.empty()) {
+    for (const Layout& cut : request.other_cuts) {
+      for (std::uint32_t s = 0; s < cut.stages.size(); ++s) hold(cut, Stage{s});
+    }
   }
   const Layout one = layout_of_one_layer(model, request.layout, 0);
   const WorkKey layer = layer_work(model, request.layout, 0, WorkKind::forward);

@@ -31,7 +31,8 @@ struct RankStreams {
 /// to its streams, so it stays where it is.
 class RankBench {
  public:
-  /// A layer it always has; of `stages` those of one sort are held once.
+  /// A layer it always has; of `stages`, and of the other cuts' where there are any, those of one sort are
+  /// held once.
   RankBench(const CalibrationRequest& request, const std::vector<Stage>& stages,
             const device::GreenContext* share, std::uint32_t multiprocessors,
             layers::ProductAlgorithms& algorithms);

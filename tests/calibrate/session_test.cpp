@@ -98,6 +98,23 @@ TEST(Session, PlansEachTargetOnceAndTheStagesFirst) {
   for (const Target& target : targets) EXPECT_TRUE(device.can_measure(target));
 }
 
+// Four ranks with one stage each or two: stages of two layers and of one, each twice: the first stage of an
+// mlp has no gradient of its input to compute.
+TEST(Session, MeasuresTheStagesOfEveryCut) {
+  MadeUp device;
+  CalibrationRequest two = request(4);
+  two.model.layers = 8;
+  for (StageContent& stage : two.layout.stages) stage.layers = 2;
+  two.other_cuts = {request(8).layout};
+  std::set<std::string> forwards;
+  for (const Target& target : plan_targets(two, device)) {
+    const auto* work = std::get_if<WorkTarget>(&target);
+    if (work != nullptr && work->work.name == "stage" && work->work.kind == WorkKind::forward)
+      forwards.insert(to_string(work->work));
+  }
+  EXPECT_EQ(forwards.size(), 4u);
+}
+
 TEST(Session, PlansThePiecesOfLayersWithTheWorkTheyHave) {
   MadeUp device;
   std::set<std::string> products;

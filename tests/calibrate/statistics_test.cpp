@@ -30,6 +30,18 @@ TEST(Statistics, QuartilesAreLinearBetweenNeighbours) {
   EXPECT_EQ(summary.maximum.ns, 80);
 }
 
+// Ticks of 32: of ten samples six say 3200 and stand for 3184 to 3216; the fifth and the sixth are the last
+// of them but one and the last: 3184 + 32 * 5 / 6 = 3210.7.
+TEST(Statistics, EqualSamplesAreSpreadOverTheirTick) {
+  const std::vector<Sample> samples =
+      samples_of({3200, 3200, 3200, 3200, 3200, 3200, 3232, 3232, 3264, 3232});
+  EXPECT_EQ(summary_of(samples).median.ns, 3211);
+  EXPECT_LE(summary_of(samples).median, summary_of(samples).high);
+  EXPECT_EQ(summary_of(samples_of({3200, 3200, 3200})).median.ns, 3200);
+  // That both are multiples of 3200 is chance.
+  EXPECT_EQ(summary_of(samples_of({3200, 3200, 3200, 9600, 9600})).median.ns, 3200);
+}
+
 TEST(Statistics, IntervalOfTheMedianIsTheTablesOne) {
   // Standard table of nonparametric 95 % intervals for the median: n = 6: 1st to 6th (1 - 2/64 = 96.9 %);
   // 8: 1st, 8th; 9: 2nd, 8th; 10: 2nd, 9th; 20: 6th, 15th; 30: 10th, 21st; 50: 18th, 33rd; 100: 40th, 61st.
