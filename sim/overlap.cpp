@@ -75,6 +75,9 @@ class Lanes {
       const WorkClass b = segment(running_[1]->request).work_class;
       slowdown = {slowdown_ppm(cost_, a, b), slowdown_ppm(cost_, b, a)};
     }
+    for (std::size_t l = 0; l < 2; ++l) {
+      if (const auto gain = gain_of_company(l)) slowdown[l] = (slowdown[l] * million + *gain / 2) / *gain;
+    }
     std::array<std::int64_t, 2> left{};
     std::int64_t shortest = std::numeric_limits<std::int64_t>::max();
     for (std::size_t l = 0; l < 2; ++l) {
@@ -100,6 +103,17 @@ class Lanes {
     }
   }
 
+  // Where the other op waits for the lane: what its pieces fill of it, beside the one that runs.
+  std::optional<std::int64_t> gain_of_company(std::size_t l) const {
+    if (!running_[l]) return std::nullopt;
+    const Request* next = nullptr;
+    for (const Request& request : waiting_[l]) {
+      if (request.op != running_[l]->request.op && (next == nullptr || request < *next)) next = &request;
+    }
+    if (next == nullptr) return std::nullopt;
+    return shared_lane_ppm(cost_, segment(running_[l]->request).work_class, segment(*next).work_class);
+  }
+
   static std::size_t lane(const Segment& segment) { return segment.lane == Lane::compute ? 0 : 1; }
 
   std::span<const OpCost* const> ops_;
@@ -122,6 +136,14 @@ std::uint32_t slowdown_ppm(const CostModel& cost, WorkClass of, WorkClass beside
   if (ppm == 0)
     throw BadInput("slowdown_ppm", "a slowdown of 0 would make work take no time; 1000000 is none");
   return ppm;
+}
+
+std::uint32_t shared_lane_ppm(const CostModel& cost, WorkClass a, WorkClass b) {
+  const std::int64_t of_a = slowdown_ppm(cost, a, b);
+  const std::int64_t of_b = slowdown_ppm(cost, b, a);
+  if (of_a <= million && of_b <= million) return static_cast<std::uint32_t>(million);
+  const std::int64_t both = million * million / of_a + million * million / of_b;
+  return static_cast<std::uint32_t>(std::max(million, both));
 }
 
 PairCost derive_pair(const OpCost& forward, const OpCost& backward, const CostModel& cost) {

@@ -27,8 +27,9 @@ struct PairCost {
 /// Runs both recipes on the rank's two lanes at once. A lane serves one segment at a time, first come first
 /// served, the forward first on ties; an op asks for its next segment's lane when the segment before it ends
 /// (a deferred one keeps nobody, see Segment). While both lanes are busy, work of class a lasts
-/// cost.slowdown_ppm[a][b] millionths of its time beside class b. Segments end on the first whole nanosecond
-/// at which their work is done.
+/// cost.slowdown_ppm[a][b] millionths of its time beside class b. While the other op waits for a lane, the
+/// lane does shared_lane_ppm of its work. Segments end on the first whole nanosecond at which their work is
+/// done.
 PairCost derive_pair(const OpCost& forward, const OpCost& backward, const CostModel& cost);
 
 /// An op with the rank to itself, by the same rules: its deferred segments may run beside the others.
@@ -39,6 +40,16 @@ PairCost derive_alone(const OpCost& op, const CostModel& cost);
 /// derived. For a stated pair the forward's part ends after the forward's own duration (at the latest with
 /// the pair) and the backward's with the pair.
 PairCost pair_cost(Stage forward, Stage backward, const CostModel& cost);
+
+/// What a lane that two ops want gets done in a time, in millionths of what it does for one: at least a
+/// million. Kernels of two streams are not divided among the multiprocessors: blocks of one come first, the
+/// other's fill what its last wave leaves free, so the two take turns and each lasts as long as both. How
+/// much longer one becomes (slowdown_ppm) therefore depends on how long the other's kernels happen to be, but
+/// the sum of their paces, 1 / slowdown[a][b] + 1 / slowdown[b][a], hardly does: it is what the filled waves
+/// save. (On an H200 cut in four: two products 1.00 to 1.01, a product and an elementwise kernel 1.02
+/// to 1.08, a product and attention 1.10, two attentions 1.18.) Where neither slows the other nothing was
+/// measured, and nothing is gained.
+std::uint32_t shared_lane_ppm(const CostModel& cost, WorkClass a, WorkClass b);
 
 /// slowdown_ppm[of][beside], and 1,000,000 where the table has no such entry.
 std::uint32_t slowdown_ppm(const CostModel& cost, WorkClass of, WorkClass beside);

@@ -99,8 +99,9 @@ struct CostModel {
   std::optional<Duration> any_pair;
 
   std::vector<std::string> classes;  // [WorkClass]
-  /// slowdown[a][b]: by how much work of class a lasts longer while class b runs on the rank's other lane, in
-  /// millionths (1,000,000: not at all). Empty: nothing slows anything.
+  /// slowdown[a][b]: by how much work of class a lasts longer while class b runs on the rank too, in
+  /// millionths (1,000,000: not at all). Of two classes on one lane, which take turns, only what both
+  /// together get done counts (sim/overlap). Empty: nothing slows anything.
   std::vector<std::vector<std::uint32_t>> slowdown_ppm;
   /// The class of pipeline messages, for slowdown; nothing: they slow nobody.
   std::optional<WorkClass> message_class;

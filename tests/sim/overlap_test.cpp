@@ -67,6 +67,31 @@ TEST(Overlap, BusyLanesSlowEachOther) {
   EXPECT_EQ(pair.duration, Duration{112});
 }
 
+// Products and attention take 2 and 3 times as long beside each other: together they get 1/2 + 1/3 of the
+// time's work done, less than one alone, so nothing is gained. At 1.25 and 2.5 it is 0.8 + 0.4 = 1.2: the
+// forward's 120 end at 100, and the backward's 60, with nobody waiting any more, at 160.
+TEST(Overlap, TwoOpsOnOneLaneFillWhatTheOtherLeaves) {
+  CostModel cost = table(3'000'000, 2'000'000);
+  const Segment attention{Lane::compute, Duration{60}, all_to_all, "attention"};
+  EXPECT_EQ(shared_lane_ppm(cost, gemm, all_to_all), 1'000'000u);
+  EXPECT_EQ(derive_pair(recipe({compute(120)}), recipe({attention}), cost).duration, Duration{180});
+  cost = table(1'250'000, 2'500'000);
+  EXPECT_EQ(shared_lane_ppm(cost, gemm, all_to_all), 1'200'000u);
+  EXPECT_EQ(shared_lane_ppm(cost, all_to_all, gemm), 1'200'000u);
+  const PairCost pair = derive_pair(recipe({compute(120)}), recipe({attention}), cost);
+  EXPECT_EQ(pair.forward_end, Duration{100});
+  EXPECT_EQ(pair.backward_end, Duration{160});
+}
+
+// What an op has put off waits for nobody else's lane: one op alone gains nothing.
+TEST(Overlap, AnOpAloneHasNoCompany) {
+  OpCost backward = recipe({compute(10), communicate(5), compute(20)});
+  backward.recipe[0].deferred = true;
+  CostModel cost = table(1'000'000, 1'000'000);
+  cost.slowdown_ppm[0][0] = 1'500'000;
+  EXPECT_EQ(derive_alone(backward, cost).duration, Duration{30});
+}
+
 // 100 x 1.3333335 is not whole: the piece ends on the first whole nanosecond at which it is done.
 TEST(Overlap, APieceEndsOnAWholeNanosecond) {
   const PairCost pair =
