@@ -39,6 +39,7 @@ struct StepTimes {
   std::vector<Interval> collectives;   // [ReduceStep::index] begin: every participant had arrived
   std::vector<SegmentSpan>
       segments;  // finer spans, by begin, where the backend has some: a pair's two halves, layers
+  std::optional<Interval> update;  // the optimizer's step, where one followed
   bool operator==(const StepTimes&) const = default;
 };
 

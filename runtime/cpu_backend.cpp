@@ -105,6 +105,7 @@ class CpuWorker : public Worker {
   // ---- Backend
   void begin_step() override {
     times_.segments.clear();
+    times_.update.reset();
     transport_->begin_step();
     next_ = 0;
   }
@@ -200,6 +201,7 @@ class CpuWorker : public Worker {
   }
 
   void update(std::uint64_t step, double learning_rate, double gradient_scale) override {
+    const TimePoint begin = transport_->now();
     const Optimizer& optimizer = plan_.optimizer;
     const auto decay_1 = static_cast<float>(optimizer.beta_1);
     const auto decay_2 = static_cast<float>(optimizer.beta_2);
@@ -225,6 +227,7 @@ class CpuWorker : public Worker {
         }
       }
     }
+    times_.update = Interval{begin, transport_->now()};
   }
 
   std::vector<float> gradients(Stage stage) override { return owned(stage).gradients; }

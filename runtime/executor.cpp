@@ -112,6 +112,7 @@ Timeline assemble_timeline(const LoweredSchedule& schedule, std::span<const Step
     RankTimeline& rank = timeline.ranks[r];
     const StepTimes& record = records[r];
     rank.segments = record.segments;
+    if (record.update) rank.update = UpdateSpan{record.update->begin, record.update->end};
     // Which inputs came as messages: a stage whose neighbour lives here has none.
     std::vector<bool> received(message_at.size());
     for (const Message& message : schedule.per_rank[r].messages) {

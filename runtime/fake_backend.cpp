@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <variant>
@@ -90,6 +91,7 @@ class FakeWorld::Clock {
     for (const State& rank : ranks_) PLUMB_CHECK(rank.next == rank.launched.size());
     for (std::uint32_t r = 0; r < ranks_.size(); ++r) date_messages(r);
     reduce();
+    update();
     resolved_ = true;
   }
 
@@ -271,6 +273,31 @@ class FakeWorld::Clock {
         free[r] = end;
       }
     }
+  }
+
+  // The optimizer's step begins when the gradients of all ranks are complete, and takes what the stages held
+  // here take one after another.
+  void update() {
+    TimePoint begin;
+    for (const State& rank : ranks_) {
+      for (const auto* spans : {&rank.times.compute, &rank.times.collectives}) {
+        for (const Interval& span : *spans) begin = std::max(begin, span.end);
+      }
+    }
+    std::vector<Duration> durations(ranks_.size());
+    for (std::uint32_t r = 0; r < ranks_.size(); ++r) {
+      std::set<Stage> held;
+      for (const Launched& step : ranks_[r].launched) {
+        const auto* compute = std::get_if<const ComputeStep*>(&step);
+        if (!compute) continue;
+        for (const Op& op : (*compute)->action) held.insert(op.stage);
+      }
+      for (const Stage stage : held) durations[r] += cost_.stage(stage).optimizer_step;
+    }
+    const auto takes_time = [](Duration duration) { return duration != Duration{}; };
+    if (std::none_of(durations.begin(), durations.end(), takes_time)) return;
+    for (std::uint32_t r = 0; r < ranks_.size(); ++r)
+      ranks_[r].times.update = Interval{begin, begin + durations[r]};
   }
 
   const LoweredSchedule& schedule_;

@@ -9,7 +9,7 @@ namespace plumb {
 namespace {
 
 // Stands at the front: another version of the program has another.
-constexpr std::uint32_t mark = 0x53545031;
+constexpr std::uint32_t mark = 0x53545032;
 
 class Writer {
  public:
@@ -117,6 +117,8 @@ std::string to_bytes(const StepTimes& times) {
     out.time(span.begin);
     out.time(span.end);
   });
+  out.number(static_cast<std::uint8_t>(times.update.has_value()));
+  if (times.update) out.interval(*times.update);
   return out.take();
 }
 
@@ -140,6 +142,7 @@ StepTimes times_from_bytes(std::string_view bytes) {
     span.begin = in.time();
     span.end = in.time();
   });
+  if (in.number<std::uint8_t>() != 0) times.update = in.interval();
   in.end();
   return times;
 }

@@ -26,19 +26,14 @@ RankMemory memory_of(const Worker& worker, const TrainingPlan& plan, const StepT
     always[MemoryUse::gradients] += bytes.gradients;
     always[MemoryUse::optimizer] += bytes.optimizer_state;
   }
-  return recorded_memory(worker.program(), times, always);
+  return plumb::recorded_memory(worker.program(), times, always);
 }
 
 MeasuredStep summarized(const Crew& crew, const TrainingPlan& plan, const std::vector<StageMemory>& memory,
                         const std::vector<StepTimes>& records) {
   MeasuredStep step;
   step.timeline = assemble_timeline(plan.schedule, records, memory);
-  step.memory.ranks.resize(plan.schedule.ranks());
-  for (const auto& worker : crew.workers) {
-    if (worker->copy() > 0) continue;
-    const std::uint32_t rank = worker->rank().value;
-    step.memory.ranks[rank] = memory_of(*worker, plan, records[rank]);
-  }
+  step.memory = recorded_memory(crew, plan, records);
   step.report = summarize(step.timeline, step.memory);
   return step;
 }
@@ -80,6 +75,18 @@ std::vector<StepTimes> records_of(Crew& crew, const TrainingPlan& plan) {
   std::vector<StepTimes> records = gather_times(*crew.rendezvous, crew.workers.front()->times());
   if (!records.empty()) records.resize(plan.schedule.ranks());
   return records;
+}
+
+MemoryProfile recorded_memory(const Crew& crew, const TrainingPlan& plan,
+                              const std::vector<StepTimes>& records) {
+  MemoryProfile memory;
+  memory.ranks.resize(plan.schedule.ranks());
+  for (const auto& worker : crew.workers) {
+    if (worker->copy() > 0) continue;
+    const std::uint32_t rank = worker->rank().value;
+    memory.ranks[rank] = memory_of(*worker, plan, records[rank]);
+  }
+  return memory;
 }
 
 Bytes peak_activations(Crew& crew) {

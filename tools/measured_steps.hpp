@@ -46,6 +46,11 @@ void run_all(Crew& crew, const std::function<void(Worker&)>& body);
 /// empty on all but rank 0.
 std::vector<StepTimes> records_of(Crew& crew, const TrainingPlan& plan);
 
+/// What every rank's arena held over the step, beside what its stages hold all along. [rank] of the first
+/// copy; only of this process's workers.
+MemoryProfile recorded_memory(const Crew& crew, const TrainingPlan& plan,
+                              const std::vector<StepTimes>& records);
+
 /// The most activation bytes that the arena of any rank holds at once, in program order: without receive
 /// buffers, workspace and padding. With NCCL all ranks call it, and rank 0 learns it.
 Bytes peak_activations(Crew& crew);

@@ -165,6 +165,12 @@ class Team {
     return peaks;
   }
 
+  /// Of the first copy's ranks, where all of them are in this process.
+  std::optional<MemoryProfile> memory(const std::vector<StepTimes>& records) const {
+    if (crew_.rendezvous) return std::nullopt;
+    return recorded_memory(crew_, plan_, records);
+  }
+
   std::span<const StageMemory> stage_memory() const { return crew_.workers.front()->stage_memory(); }
 
  private:
@@ -182,8 +188,9 @@ struct Outcome {
   std::vector<ExecutorOverhead> overheads;  // of the same steps
   std::vector<double> losses;
   std::optional<GradientCheck> check;
-  Timeline timeline;  // of the last step
-  Report report;      // of it
+  Timeline timeline;  // of the last step, with the optimizer's
+  std::optional<MemoryProfile> memory;
+  Report report;  // of its pipeline
   std::vector<Bytes> peaks;
 };
 
@@ -349,7 +356,11 @@ int run(const Options& options, Console& console) {
     outcome.timeline = assemble_timeline(plan.schedule, records, team.stage_memory());
     MemoryProfile nothing;
     nothing.ranks.resize(plan.schedule.ranks());
-    outcome.report = summarize(outcome.timeline, nothing);
+    // The pipeline's step alone.
+    Timeline pipeline = outcome.timeline;
+    for (RankTimeline& rank : pipeline.ranks) rank.update.reset();
+    outcome.report = summarize(pipeline, nothing);
+    outcome.memory = team.memory(records);
     if (step > first || options.steps == first) {
       outcome.steps.push_back(outcome.report.step_time);
       outcome.whole.push_back(whole);
@@ -368,7 +379,8 @@ int run(const Options& options, Console& console) {
   }
   if (!options.trace.empty()) {
     write_output(console, options.trace, [&](std::ostream& out) {
-      write_chrome_trace(out, {{outcome.timeline, nullptr, ""}}, TraceOptions{});
+      write_chrome_trace(out, {{outcome.timeline, outcome.memory ? &*outcome.memory : nullptr, ""}},
+                         TraceOptions{});
     });
   }
   console.out << (options.json ? to_json(outcome) + "\n" : to_text(outcome, plan));

@@ -65,6 +65,7 @@ class CudaWorker : public Worker {
   void begin_step() override {
     shared_->use_device();
     step_ = 0;
+    updated_ = false;
     compute_.begin_step();
     transport_->begin_step(compute_.streams());
   }
@@ -144,6 +145,12 @@ class CudaWorker : public Worker {
       span.begin = since(span.begin);
       span.end = since(span.end);
     }
+    if (updated_) {
+      const auto at = [&](const device::Event& event) {
+        return since(TimePoint{} + device::between(base, event));
+      };
+      times.update = Interval{at(update_begin_), at(update_end_)};
+    }
     return times;
   }
 
@@ -196,11 +203,14 @@ class CudaWorker : public Worker {
 
   void update(std::uint64_t step, double learning_rate, double gradient_scale) override {
     shared_->use_device();
+    update_begin_.record(compute_.stream());
     for (const Stage stage : program().held) {
       compute_.parameters(stage).update(compute_.lane(), shared_->plan.optimizer, step, learning_rate,
                                         gradient_scale);
     }
+    update_end_.record(compute_.stream());
     compute_.stream().synchronize();
+    updated_ = true;
   }
 
   std::vector<float> gradients(Stage stage) override {
@@ -271,6 +281,9 @@ class CudaWorker : public Worker {
   std::vector<Posted> to_post_;
   device::Buffer squares_;
   Duration origin_{};
+  device::Event update_begin_{device::EventKind::timing};
+  device::Event update_end_{device::EventKind::timing};
+  bool updated_ = false;  // since the step began
   std::uint32_t step_ = 0;
 };
 

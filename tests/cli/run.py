@@ -61,6 +61,22 @@ class Run(unittest.TestCase):
         self.assertLess(overhead["share"], 1)
         self.assertIn("no dependency explains", run(f"--schedule zb-h1 {BASE} --steps 3").stdout)
 
+    def test_timeline_and_trace_show_the_optimizer_and_what_memory_held(self):
+        with tempfile.TemporaryDirectory() as folder:
+            step = data(f"--schedule 1f1b {BASE} --steps 1 --timeline {folder}/t.json --trace {folder}/trace.json")
+            with open(f"{folder}/t.json") as file:
+                ranks = json.load(file)["ranks"]
+            done = max(span["end_ns"] for rank in ranks for span in rank["compute"])
+            for rank in ranks:
+                # Every rank waits for the common norm of all gradients.
+                self.assertLessEqual(done, rank["update"]["begin_ns"])
+            # The step's time is the pipeline's alone.
+            self.assertLess(step["step_time_ns"]["median"], max(rank["update"]["end_ns"] for rank in ranks))
+            with open(f"{folder}/trace.json") as file:
+                events = json.load(file)["traceEvents"]
+            self.assertIn("optimizer", {event["name"] for event in events if event["ph"] == "X"})
+            self.assertIn("memory", {event["name"] for event in events if event["ph"] == "C"})
+
     def test_a_training_step_lasts_longer_than_its_pipeline(self):
         # It also takes the data, clips and updates.
         document = data(f"--schedule 1f1b {BASE} --steps 4")

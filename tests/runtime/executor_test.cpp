@@ -63,6 +63,7 @@ CostModel uneven(std::uint32_t stages, bool stated_pairs) {
     stage.activation_message = Bytes{300 + 400 * (s % 4)};
     stage.gradient_message = Bytes{900 - 50 * (s % 7)};
     stage.gradient_reduction = Duration{1500 + 100 * s};
+    stage.optimizer_step = Duration{400 + 10 * s};
     cost.stages.push_back(stage);
   }
   if (stated_pairs) cost.any_pair = Duration{2500};
