@@ -73,7 +73,7 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
 
   ~ProcessTransport() override {
     for (std::uint32_t worker = 0; worker < workers_; ++worker) tell(worker, Kind::ended, 0);
-    channels_.reset();
+    channels_->stop();
   }
 
   void serve(const RankProgram& program) override {
@@ -124,6 +124,9 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
     const std::lock_guard lock(mutex_);
     step_ = step;
     if (failure_) throw_failure();
+    // More often than by the clock, so that what a rank was at when it went away is known.
+    const auto now = steady_clock::now();
+    if (now - told_[own_].heard > milliseconds{5}) tell_status(now);
   }
 
   void post(const MessageStep& step, std::byte* data) override {
@@ -417,23 +420,19 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
     if (told_[peer].ended) return;
     if (own_ != 0 && peer != 0) return tell(0, Kind::lost, peer);
     fail(told_[peer].where.empty()
-             ? fmt::format("rank {} is gone", peer)
-             : fmt::format("rank {} is gone; last heard of: {}", peer, told_[peer].where));
+             ? fmt::format("{} is gone", name_of(peer))
+             : fmt::format("{} is gone; it was last heard of {}", name_of(peer), told_[peer].where));
   }
 
   void tick() override {
     const std::lock_guard lock(mutex_);
     const auto now = steady_clock::now();
-    std::optional<milliseconds> waited;
-    if (waits_since_) waited = std::chrono::duration_cast<milliseconds>(now - *waits_since_);
-    told_[own_] = {now, waited, where(), false, std::nullopt, {}};
-    const std::uint64_t number = waited ? static_cast<std::uint64_t>(waited->count()) + 1 : 0;
+    tell_status(now);
     if (own_ == 0) {
-      tell_all(Kind::status, number, told_[own_].where);
       if (!failure_) judge(now);
       return;
     }
-    tell(0, Kind::status, number, told_[own_].where);
+    const std::optional<milliseconds> waited = told_[own_].waits;
     // Rank 0 says who holds everybody up, unless it does so itself.
     if (failure_ || !waited || *waited < deadline_) return;
     if (is_silent(told_[0], now)) {
@@ -450,9 +449,16 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
   }
   std::string silence_of(std::uint32_t worker, steady_clock::time_point now) const {
     const Told& told = told_[worker];
-    return fmt::format("{} has not been heard of for {}",
-                       told.where.empty() ? fmt::format("rank {}", worker) : told.where,
-                       seconds(std::chrono::duration_cast<milliseconds>(now - told.heard)));
+    const auto silent = std::chrono::duration_cast<milliseconds>(now - told.heard);
+    return fmt::format("{}{}{} has not been heard of for {}", name_of(worker),
+                       told.where.empty() ? "" : ", last ", told.where, seconds(silent));
+  }
+  std::string name_of(std::uint32_t worker) const {
+    return copies_ > 1 ? fmt::format("copy {}, rank {}", worker / ranks_, worker % ranks_)
+                       : fmt::format("rank {}", worker);
+  }
+  std::string place_of_rank(std::uint32_t worker, const std::string& place) const {
+    return fmt::format("{}, {}", name_of(worker), place);
   }
 
   // On rank 0, where everybody says how it is.
@@ -472,10 +478,12 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
       const Told& told = told_[worker];
       if (told.waits && !is_silent(told, now)) continue;
       text += text.empty() ? "" : "; ";
-      text += is_silent(told, now) ? silence_of(worker, now) : told.where + " does not end";
+      text += is_silent(told, now) ? silence_of(worker, now)
+                                   : place_of_rank(worker, told.where) + " does not end";
     }
     if (text.empty()) {
-      for (const Told& told : told_) text += (text.empty() ? "" : "; ") + told.where;
+      for (std::uint32_t worker = 0; worker < workers_; ++worker)
+        text += (text.empty() ? "" : "; ") + place_of_rank(worker, told_[worker].where);
       text = "every rank waits for another: " + text;
     }
     fail(fmt::format("nothing has moved for {}: {}", seconds(deadline_), text));
@@ -489,14 +497,32 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
     changed_.notify_all();
   }
 
+  // `at step 5, 2F3`
   std::string where() const {
-    const std::string copy = copies_ > 1 ? fmt::format("copy {}, ", own_ / ranks_) : "";
-    if (!program_ || step_ == no_index)
-      return fmt::format("{}rank {}, ahead of its step", copy, own_ % ranks_);
-    return copy + describe(*program_, step_);
+    if (!program_ || step_ == no_index) return "ahead of its step";
+    const std::string text = describe(*program_, step_);
+    const std::string place = text.substr(text.find(", ") + 2);
+    return place.starts_with("at ") ? place : "at " + place;
   }
 
-  [[noreturn]] void throw_failure() { throw DeviceError(fmt::format("{}: {}", where(), *failure_)); }
+  [[noreturn]] void throw_failure() {
+    throw DeviceError(fmt::format("{}: {}", place_of_rank(own_, where()), *failure_));
+  }
+
+  void tell_status(steady_clock::time_point now) {
+    std::optional<milliseconds> waited;
+    if (waits_since_) waited = std::chrono::duration_cast<milliseconds>(now - *waits_since_);
+    Told& own = told_[own_];
+    own.heard = now;
+    own.waits = waited;
+    own.where = where();
+    const std::uint64_t number = waited ? static_cast<std::uint64_t>(waited->count()) + 1 : 0;
+    if (own_ == 0) {
+      tell_all(Kind::status, number, own.where);
+    } else {
+      tell(0, Kind::status, number, own.where);
+    }
+  }
 
   template <class Ready>
   void wait_until(std::unique_lock<std::mutex>& lock, Ready ready) {

@@ -28,6 +28,9 @@ struct GpuOptions {
   PairPriority pair_priority = PairPriority::equal;
 };
 
+/// Throws DeviceError where plumb was built without CUDA. Touches no device.
+void require_gpu_workers();
+
 /// All workers of the plan in this process and on the current GPU, a thread each to run them: [copy x ranks +
 /// rank]. Memory is allocated, kernels are loaded and matrix products are tried out here, so this takes
 /// seconds; nothing of that happens in a step. Throws DeviceError where there is no GPU, it cannot be cut so

@@ -14,6 +14,8 @@ namespace {
 
 }  // namespace
 
+void require_gpu_workers() { none(); }
+
 std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan&, const GpuOptions&) { none(); }
 
 std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan&, Rendezvous&, const NcclOptions&) { none(); }

@@ -4,7 +4,8 @@
 
 namespace plumb::tools {
 
-/// While it lives, SIGINT sets a flag, once; then, and afterwards, SIGINT does what it did before.
+/// While it lives, the first SIGINT or SIGTERM sets a flag; the next of either does what it does by itself,
+/// and so do all when this object is gone.
 class InterruptWish {
  public:
   InterruptWish();
@@ -13,6 +14,8 @@ class InterruptWish {
   InterruptWish& operator=(const InterruptWish&) = delete;
 
   const std::atomic<bool>& asked() const;
+  /// Which signal asked; 0: none has.
+  int signal() const;
 };
 
 }  // namespace plumb::tools

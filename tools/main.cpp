@@ -6,9 +6,19 @@
 
 #include <algorithm>
 #include <new>
+#include <string>
 #include <vector>
 
 #include <CLI/CLI.hpp>
+
+namespace {
+
+// In one piece: ranks in processes of their own write to one terminal.
+void say(plumb::tools::Console& console, const std::string& what) {
+  console.err << "plumb: " + what + "\n" << std::flush;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace plumb::tools;
@@ -33,16 +43,16 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& wanted) {
     return app.exit(wanted, console.out, console.err);
   } catch (const CLI::ParseError& error) {
-    console.err << "plumb: " << what_went_wrong(app, error, argc, argv) << "\n";
+    say(console, what_went_wrong(app, error, argc, argv));
     return 2;
   } catch (const plumb::BadInput& error) {
-    console.err << "plumb: " << error.what() << "\n";
+    say(console, error.what());
     return 2;
   } catch (const plumb::DeviceError& error) {
-    console.err << "plumb: " << error.what() << "\n";
+    say(console, error.what());
     return 3;
   } catch (const std::bad_alloc&) {
-    console.err << "plumb: not enough memory for this request\n";
+    say(console, "not enough memory for this request");
     return 2;
   }
   return code;

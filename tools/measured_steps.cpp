@@ -44,13 +44,17 @@ Crew make_crew(const TrainingPlan& plan, RunDevice device, RunTransport transpor
                Rendezvous* rendezvous) {
   Crew crew;
   if (device == RunDevice::cpu) {
-    crew.workers = make_cpu_workers(plan);
+    if (rendezvous == nullptr) {
+      crew.workers = make_cpu_workers(plan);
+    } else {
+      crew.workers.push_back(make_cpu_worker(plan, *rendezvous));
+    }
   } else if (transport == RunTransport::local) {
     crew.workers = make_gpu_workers(plan, {0, nccl.algorithms});
   } else {
     crew.workers.push_back(make_nccl_worker(plan, *rendezvous, nccl));
-    crew.rendezvous = rendezvous;
   }
+  crew.rendezvous = rendezvous;
   return crew;
 }
 
@@ -58,7 +62,9 @@ void run_all(Crew& crew, const std::function<void(Worker&)>& body) {
   if (crew.rendezvous == nullptr) return run_together(crew.workers, body);
   try {
     body(*crew.workers.front());
-  } catch (...) {
+  } catch (const std::exception& error) {
+    // The others are told why, and then this rank's streams and messages end.
+    crew.rendezvous->abort(error.what());
     crew.workers.front()->abort();
     throw;
   }

@@ -4,20 +4,14 @@
 #include "runtime/training_data.hpp"
 #include "runtime/worker.hpp"
 #include "sim/report.hpp"
+#include "tools/rank_processes.hpp"
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
 
-namespace plumb {
-class Rendezvous;
-}
-
 namespace plumb::tools {
-
-enum class RunDevice : std::uint8_t { cuda, cpu };
-enum class RunTransport : std::uint8_t { local, nccl };
 
 /// One measured step: forward, backward and the gradient reductions of one pipeline, without the optimizer.
 struct MeasuredStep {
@@ -27,23 +21,24 @@ struct MeasuredStep {
   std::uint32_t sm_clock_mhz = 0;  // mean over it and the steps right before it; 0: not known
 };
 
-/// The workers of this process: all of them, or with NCCL the one of this rank.
+/// The workers of this process: all of them, or the one whose process this is.
 struct Crew {
   std::vector<std::unique_ptr<Worker>> workers;
-  Rendezvous* rendezvous = nullptr;  // with NCCL
+  Rendezvous* rendezvous = nullptr;  // where the others have processes of their own
 };
 
 /// `nccl.algorithms` says, with every transport, how matrix products are computed, as a calibration pins
-/// them, and may grow; the rest of `nccl`, and `rendezvous`, are for NCCL. Throws DeviceError.
+/// them, and may grow; the rest of `nccl` is for NCCL. With a `rendezvous` each rank is a process, which
+/// NCCL always takes. Throws DeviceError.
 Crew make_crew(const TrainingPlan& plan, RunDevice device, RunTransport transport, const NcclOptions& nccl,
                Rendezvous* rendezvous);
 
-/// Runs `body` for every worker of this process: all at once on threads of their own, or with NCCL on this
-/// thread, to which the rendezvous belongs. When one fails, the others are aborted.
+/// Runs `body` for every worker of this process: all at once on threads of their own, or, where it is one of
+/// many, on this thread, to which the rendezvous belongs. When one fails, the others are aborted.
 void run_all(Crew& crew, const std::function<void(Worker&)>& body);
 
-/// [rank] of the first copy: what each recorded in its last step. With NCCL all ranks call it, and it is
-/// empty on all but rank 0.
+/// [rank] of the first copy: what each recorded in its last step. All processes call it, and it
+/// is empty on all but rank 0's.
 std::vector<StepTimes> records_of(Crew& crew, const TrainingPlan& plan);
 
 /// What every rank's arena held over the step, beside what its stages hold all along. [rank] of the first
@@ -52,7 +47,7 @@ MemoryProfile recorded_memory(const Crew& crew, const TrainingPlan& plan,
                               const std::vector<StepTimes>& records);
 
 /// The most activation bytes that the arena of any rank holds at once, in program order: without receive
-/// buffers, workspace and padding. With NCCL all ranks call it, and rank 0 learns it.
+/// buffers, workspace and padding. All processes call it, and rank 0 learns it.
 Bytes peak_activations(Crew& crew);
 
 /// How long steps run one behind the other before one counts. A GPU under load reaches its power limit and

@@ -6,8 +6,6 @@
 #include "runtime/executor_overhead.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/gradient_check.hpp"
-#include "runtime/launch/mps.hpp"
-#include "runtime/launch/own_ranks.hpp"
 #include "runtime/train_step.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/timeline_file.hpp"
@@ -15,17 +13,19 @@
 #include "sim/report.hpp"
 #include "tools/command.hpp"
 #include "tools/dry_run.hpp"
+#include "tools/interrupt.hpp"
 #include "tools/measured_steps.hpp"
 #include "tools/model_options.hpp"
 #include "tools/options.hpp"
+#include "tools/origin.hpp"
+#include "tools/rank_processes.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <csignal>
-#include <fstream>
-#include <iterator>
-#include <limits>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -54,9 +54,9 @@ struct Options {
   double learning_rate = Optimizer{}.learning_rate;
   std::optional<std::uint32_t> rank;
   std::string rendezvous;
-  std::uint32_t gpus = 1;
+  std::uint32_t gpus = 0;
+  bool processes = false;
   bool shares = false;
-  bool mps = false;
   bool check_gradients = false;
   std::string checkpoint;
   std::uint64_t checkpoint_every = 0;
@@ -65,7 +65,8 @@ struct Options {
   bool json = false;
 };
 
-TrainingPlan plan_of(const Options& options, Console& console) {
+// `speaks`: this process says what is to be said of it.
+TrainingPlan plan_of(const Options& options, Console& console, bool speaks) {
   TrainingPlan plan;
   plan.schedule = options.schedule.load();
   ModelOptions model = options.model;
@@ -73,7 +74,7 @@ TrainingPlan plan_of(const Options& options, Console& console) {
   if (options.device == "cpu") model.weights = "fp32";  // whatever --dtype says: its arithmetic is float32
   model.default_mlp_layers(plan.schedule.stages);
   const ModelConfig config = model.load();
-  print_warnings(console, config);
+  if (speaks) print_warnings(console, config);
   plan.model = config.shape;
   plan.layout = model.layout(plan.model, plan.schedule.stages, plan.schedule.ranks());
   plan.seed = options.seed;
@@ -85,40 +86,16 @@ TrainingPlan plan_of(const Options& options, Console& console) {
 // The workers of this process, and how they and those of others are reached.
 class Team {
  public:
-  Team(const Options& options, const TrainingPlan& plan) : plan_(plan) {
+  /// `rendezvous`: where the other ranks have processes of their own.
+  Team(const Options& options, const TrainingPlan& plan, const RankPlace& place, Rendezvous* rendezvous)
+      : plan_(plan), gpu_(options.device == "cuda"), rendezvous_(rendezvous) {
     if (!options.calibration.empty()) algorithms_ = load_calibration(options.calibration).algorithms;
-    const std::uint32_t count = plan.schedule.ranks() * plan.schedule.data_parallel;
-    if (options.device == "cpu") {
-      if (options.transport == "nccl") throw BadInput("--transport", "nccl is for --device cuda");
-      crew_.workers = make_cpu_workers(plan);
-      return;
-    }
-    gpu_ = true;
-    gpu_options_ = {count, &algorithms_, PairPriority::equal};
-    if (options.transport == "local") {
-      crew_.workers = make_gpu_workers(plan, gpu_options_);
-      return;
-    }
-    PlacementFlags flags;
-    flags.rank = options.rank;
-    flags.ranks = count;
-    flags.rendezvous = options.rendezvous;
-    const Placement placement = discover(flags, process_environment(), getppid());
-    if (placement.ranks != count) {
-      throw BadInput("--ranks", fmt::format("and --dp make {} ranks, and {} started {}", count,
-                                            placement.launcher, placement.ranks));
-    }
-    rendezvous_ =
-        std::make_unique<Rendezvous>(placement, std::chrono::milliseconds(plan.deadline.ns / 1'000'000));
-    NcclOptions nccl;
-    nccl.device = placement.local_rank % options.gpus;
-    if (options.shares) {
-      nccl.shares = (count + options.gpus - 1) / options.gpus;
-      nccl.share = placement.local_rank / options.gpus;
-    }
+    gpu_options_ = {plan.schedule.ranks() * plan.schedule.data_parallel, &algorithms_, PairPriority::equal};
+    NcclOptions nccl = gpu_of(place, options.shares);
     nccl.algorithms = &algorithms_;
-    crew_.workers.push_back(make_nccl_worker(plan, *rendezvous_, nccl));
-    crew_.rendezvous = rendezvous_.get();
+    crew_ =
+        make_crew(plan, gpu_ ? RunDevice::cuda : RunDevice::cpu,
+                  options.transport == "nccl" ? RunTransport::nccl : RunTransport::local, nccl, rendezvous);
   }
 
   /// Whether this process is the one that speaks.
@@ -171,15 +148,23 @@ class Team {
     return recorded_memory(crew_, plan_, records);
   }
 
+  /// The one of this process's that speaks for it.
+  const Worker* first() const { return crew_.workers.front().get(); }
   std::span<const StageMemory> stage_memory() const { return crew_.workers.front()->stage_memory(); }
 
  private:
   const TrainingPlan& plan_;
   std::map<std::string, std::string> algorithms_;
   GpuOptions gpu_options_;
-  bool gpu_ = false;
-  std::unique_ptr<Rendezvous> rendezvous_;
+  bool gpu_;
+  Rendezvous* rendezvous_;
   Crew crew_;
+};
+
+// How a run ended that was asked to stop early.
+struct Stop {
+  int signal = 0;  // that asked; 0: nobody did
+  std::uint64_t after_step = 0;
 };
 
 struct Outcome {
@@ -192,6 +177,7 @@ struct Outcome {
   std::optional<MemoryProfile> memory;
   Report report;  // of its pipeline
   std::vector<Bytes> peaks;
+  Stop stop;
 };
 
 std::int64_t at_share(std::vector<Duration> sorted, double share) {
@@ -277,48 +263,64 @@ std::string to_text(Outcome& outcome, const TrainingPlan& plan) {
   return text;
 }
 
-// Starts the ranks of `--transport nccl` as processes of this program, where nobody else has.
-int launch(const Options& options, std::uint32_t count, Console& console) {
-  std::ifstream file("/proc/self/cmdline", std::ios::binary);
-  std::string bytes(std::istreambuf_iterator<char>(file), {});
-  OwnRanks job;
-  job.ranks = count;
-  job.program = "/proc/self/exe";
-  for (std::size_t at = bytes.find('\0') + 1; at < bytes.size(); at = bytes.find('\0', at) + 1)
-    job.arguments.emplace_back(bytes.c_str() + at);
-  if (options.gpus < count) job.environment = one_gpu_environment((count + options.gpus - 1) / options.gpus);
-  std::optional<Mps> mps;
-  if (options.mps && !mps_is_running()) {
-    mps.emplace();
-    for (auto& variable : mps->environment()) job.environment.push_back(std::move(variable));
+// What every rank must have been given alike: where they differ, they would wait for each other for ever, or
+// train something that nobody asked for.
+std::vector<Given> given(const Options& options, const TrainingPlan& plan) {
+  const Origin origin = tools::origin();
+  const auto flag = [](bool set) { return std::string(set ? "given" : ""); };
+  const auto steps = options.resume ? latest_checkpoint(options.checkpoint) : std::nullopt;
+  std::string list;
+  for (std::uint32_t r = 0; r < plan.schedule.ranks(); ++r) {
+    const RankProgram program = make_rank_program(plan.schedule, Rank{r});
+    for (std::uint32_t i = 0; i < program.steps.size(); ++i) list += describe(program, i);
   }
-  console.out.flush();
-  const OwnRanksResult result = run_own_ranks(job);
-  if (!result.failure.empty()) console.err << "plumb: " << result.failure << "\n";
-  return result.exit_code > 3 ? 3 : result.exit_code;
+  std::string parameters;
+  for (const StageContent& stage : plan.layout.stages) {
+    for (const ParameterSpec& parameter : stage_parameters(plan.model, stage))
+      parameters += fmt::format("{} {};", parameter.name, parameter.elements());
+    parameters += "|";
+  }
+  std::error_code none;
+  const auto data_bytes = options.data.empty() ? 0 : std::filesystem::file_size(options.data, none);
+  const auto digest = [](const std::string& text) {
+    return fmt::format("{} bytes, digest {:016x}", text.size(), std::hash<std::string>{}(text));
+  };
+  return {{"the version of plumb", origin.version + (origin.commit.empty() ? "" : " " + origin.commit)},
+          {"--schedule", options.schedule.name},
+          {"--ranks", fmt::format("{}", plan.schedule.ranks())},
+          {"--dp", fmt::format("{}", plan.schedule.data_parallel)},
+          {"--microbatches", fmt::format("{}", plan.schedule.microbatches)},
+          {"the number of stages (--chunks)", fmt::format("{}", plan.schedule.stages)},
+          {"--comms", plan.schedule.placement == CommPlacement::batched ? "batched" : "per-op"},
+          {"the order of operations", digest(list)},
+          {"--model", plan.model.name},
+          {"the model's shape", digest(parameters)},
+          {"--sequence", fmt::format("{}", plan.layout.sequence)},
+          {"--micro-batch-size", fmt::format("{}", plan.layout.micro_batch_size)},
+          {"--dtype", options.device == "cpu" ? "fp32" : options.model.weights},
+          {"--device", options.device},
+          {"--transport", options.transport},
+          {"--steps", fmt::format("{}", options.steps)},
+          {"--seed", fmt::format("{}", plan.seed)},
+          {"--lr", fmt::format("{}", plan.optimizer.learning_rate)},
+          {"the size of --data in bytes", options.data.empty() ? "" : fmt::format("{}", data_bytes)},
+          {"--check-gradients", flag(options.check_gradients)},
+          {"--checkpoint", flag(!options.checkpoint.empty())},
+          {"--checkpoint-every", fmt::format("{}", options.checkpoint_every)},
+          {"--resume", flag(options.resume)},
+          {"the step to resume after", steps ? fmt::format("{}", *steps) : ""}};
 }
 
-int run(const Options& options, Console& console) {
-  if (options.resume && options.checkpoint.empty()) throw BadInput("--resume", "needs --checkpoint DIR");
-  if (options.resume && options.check_gradients) {
-    throw BadInput("--check-gradients", "is of the first step, and not with --resume");
-  }
-  const TrainingPlan plan = plan_of(options, console);
-  if (options.dry_run) {
-    print_dry_run(console, plan, options.json);
-    return 0;
-  }
-  // A file that grows beyond its limit is an error to tell, not a death.
-  std::signal(SIGXFSZ, SIG_IGN);
-  const std::uint32_t count = plan.schedule.ranks() * plan.schedule.data_parallel;
-  if (options.device == "cuda" && options.transport == "nccl" && !options.rank && count > 1 &&
-      discover({}, process_environment(), getppid()).launcher == "single")
-    return launch(options, count, console);
+// Together: who of all was asked to stop.
+int asked_to_stop(Worker& worker, double& norm, int own) {
+  std::array<double, 3> all{norm, own == SIGINT ? 1.0 : 0.0, own == SIGTERM ? 1.0 : 0.0};
+  worker.sum(all);
+  norm = all[0];
+  return all[2] > 0 ? SIGTERM : all[1] > 0 ? SIGINT : 0;
+}
 
-  const TrainingData data = options.data.empty()
-                                ? TrainingData::synthetic(plan.model, plan.layout, plan.seed)
-                                : TrainingData::of_file(options.data, plan.model, plan.layout, plan.seed);
-  Team team(options, plan);
+Outcome train(const Options& options, const TrainingPlan& plan, Team& team, const TrainingData& data,
+              const InterruptWish& wish, Console& console) {
   Outcome outcome;
   std::uint64_t done = 0;
   if (options.resume) {
@@ -330,7 +332,7 @@ int run(const Options& options, Console& console) {
     }
   }
   const std::uint64_t first = done + 1;
-  for (std::uint64_t step = first; step <= options.steps; ++step) {
+  for (std::uint64_t step = first; step <= options.steps && outcome.stop.signal == 0; ++step) {
     const auto begin = std::chrono::steady_clock::now();
     StepResult result;
     team.each([&](Worker& worker) {
@@ -339,16 +341,19 @@ int run(const Options& options, Console& console) {
     });
     if (step == 1 && options.check_gradients) outcome.check = team.check(data);
     const double clip = plan.optimizer.clip_norm;
+    const int wanted = wish.signal();
     team.each([&](Worker& worker) {
       // Everybody has the same norm, but in a process of its own only its own copy of the result.
-      std::vector<double> norm{worker.rank().value == 0 && worker.copy() == 0 ? result.gradient_norm : 0.0};
-      worker.sum(norm);
-      worker.update(step, plan.optimizer.learning_rate, clip > 0 && norm[0] > clip ? clip / norm[0] : 1);
+      const bool first_of_all = worker.rank().value == 0 && worker.copy() == 0;
+      double norm = first_of_all ? result.gradient_norm : 0.0;
+      const int stop = asked_to_stop(worker, norm, wanted);
+      if (&worker == team.first()) outcome.stop = {stop, step};
+      worker.update(step, plan.optimizer.learning_rate, clip > 0 && norm > clip ? clip / norm : 1);
     });
     const Duration whole{std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count()};
     const std::vector<StepTimes> records = team.times();
     const bool asked = options.checkpoint_every > 0 && step % options.checkpoint_every == 0;
-    if (!options.checkpoint.empty() && (asked || step == options.steps)) {
+    if (!options.checkpoint.empty() && (asked || outcome.stop.signal != 0 || step == options.steps)) {
       team.each([&](Worker& worker) { save_checkpoint(worker, plan, options.checkpoint, step); });
     }
     if (!team.leads()) continue;
@@ -361,7 +366,7 @@ int run(const Options& options, Console& console) {
     for (RankTimeline& rank : pipeline.ranks) rank.update.reset();
     outcome.report = summarize(pipeline, nothing);
     outcome.memory = team.memory(records);
-    if (step > first || options.steps == first) {
+    if (step > first || options.steps == first || outcome.stop.signal != 0) {
       outcome.steps.push_back(outcome.report.step_time);
       outcome.whole.push_back(whole);
       outcome.overheads.push_back(executor_overhead(plan.schedule, outcome.timeline));
@@ -371,8 +376,12 @@ int run(const Options& options, Console& console) {
                                  plumb::to_text(outcome.report.step_time));
     }
   }
+  if (outcome.stop.after_step == options.steps) outcome.stop.signal = 0;  // nothing was left out
   outcome.peaks = team.peaks();
-  if (!team.leads()) return 0;
+  return outcome;
+}
+
+void write(Outcome& outcome, const Options& options, const TrainingPlan& plan, Console& console) {
   if (!options.timeline.empty()) {
     write_output(console, options.timeline,
                  [&](std::ostream& out) { write_timeline(out, outcome.timeline); });
@@ -384,7 +393,86 @@ int run(const Options& options, Console& console) {
     });
   }
   console.out << (options.json ? to_json(outcome) + "\n" : to_text(outcome, plan));
-  return 0;
+  if (outcome.stop.signal == 0) return;
+  console.out.flush();
+  console.err << fmt::format(
+      "plumb: stopped by {} after step {} of {}{}\n", outcome.stop.signal == SIGINT ? "SIGINT" : "SIGTERM",
+      outcome.stop.after_step, options.steps,
+      options.checkpoint.empty()
+          ? "; without --checkpoint nothing is kept to go on from"
+          : fmt::format("; --resume goes on from its checkpoint in {}", options.checkpoint));
+}
+
+// As one rank of many, or as all.
+int run_ranks(const Options& options, const RankPlace& place, Rendezvous* rendezvous, Console& console) {
+  const InterruptWish wish;
+  const TrainingPlan plan = plan_of(options, console, !rendezvous || rendezvous->rank() == 0);
+  if (rendezvous) {
+    if (const std::string text = disagreement(*rendezvous, given(options, plan)); !text.empty()) {
+      if (rendezvous->rank() == 0) throw BadInput("the ranks", text);
+      return 2;
+    }
+    const std::uint32_t count = plan.schedule.ranks() * plan.schedule.data_parallel;
+    if (place.placement.ranks != count) {
+      if (rendezvous->rank() != 0) return 2;
+      throw BadInput("--ranks", fmt::format("and --dp make {} ranks, and {} started {}", count,
+                                            place.placement.launcher, place.placement.ranks));
+    }
+  }
+  const TrainingData data = options.data.empty()
+                                ? TrainingData::synthetic(plan.model, plan.layout, plan.seed)
+                                : TrainingData::of_file(options.data, plan.model, plan.layout, plan.seed);
+  Team team(options, plan, place, rendezvous);
+  Outcome outcome = train(options, plan, team, data, wish, console);
+  if (team.leads()) write(outcome, options, plan, console);
+  return outcome.stop.signal == 0 ? 0 : 128 + outcome.stop.signal;
+}
+
+int run(const Options& options, Console& console) {
+  if (options.resume && options.checkpoint.empty()) throw BadInput("--resume", "needs --checkpoint DIR");
+  if (options.resume && options.check_gradients) {
+    throw BadInput("--check-gradients", "is of the first step, and not with --resume");
+  }
+  // A file that grows beyond its limit is an error to tell, not a death.
+  std::signal(SIGXFSZ, SIG_IGN);
+  RankRequest request;
+  request.device = options.device == "cpu" ? RunDevice::cpu : RunDevice::cuda;
+  request.transport = options.transport == "nccl" ? RunTransport::nccl : RunTransport::local;
+  request.processes = options.processes;
+  request.rank = options.rank;
+  request.rendezvous = options.rendezvous;
+  request.gpus = options.gpus;
+  if (options.dry_run) {
+    const Placement placement = discover({}, process_environment(), getppid());
+    if (placement.rank == 0) print_dry_run(console, plan_of(options, console, true), options.json);
+    return 0;
+  }
+  const auto ranks = [&] {
+    const LoweredSchedule schedule = options.schedule.load();
+    return schedule.ranks() * schedule.data_parallel;
+  };
+  if (options.rank) request.ranks = ranks();
+  RankPlace place = place_ranks(request);
+  if (place.where == RankPlace::Where::process_each) {
+    // They meet before anything can go wrong in one of them alone.
+    const Duration deadline = parse_duration(options.deadline, "--deadline");
+    Rendezvous rendezvous(place.placement, std::chrono::milliseconds(deadline.ns / 1'000'000));
+    try {
+      return run_ranks(options, place, &rendezvous, console);
+    } catch (const std::exception& error) {
+      rendezvous.abort(error.what());
+      throw;
+    }
+  }
+  request.ranks = ranks();
+  place = place_ranks(request);
+  if (place.where == RankPlace::Where::process_each_to_start) {
+    plan_of(options, console, false);  // so that bad input is said once
+    return start_ranks(request, place);
+  }
+  if (request.transport == RunTransport::local) return run_ranks(options, place, nullptr, console);
+  Rendezvous alone(place.placement);
+  return run_ranks(options, place, &alone, console);
 }
 
 }  // namespace
@@ -405,23 +493,26 @@ Command run_command(CLI::App& app) {
       ->capture_default_str();
   o.model.add_model_to(*command);
   o.model.add_layout_to(*command);
-  command->add_option("--device", o.device, "cuda, or cpu: threads with real arithmetic in float32")
+  command->add_option("--device", o.device, "cuda, or cpu: the same arithmetic in float32")
       ->check(CLI::IsMember({"cuda", "cpu"}))
       ->capture_default_str();
   command
       ->add_option(
           "--transport", o.transport,
-          "local: all ranks in this process, a share of the GPU each; nccl: a process a rank, started "
-          "here unless a launcher has")
+          "local: all ranks in this process, a share of the GPU or a thread each (CPU ranks that a launcher "
+          "started: a process each, over TCP); nccl: a process a rank, started here, under MPS where they "
+          "share a GPU, unless a launcher has")
       ->check(CLI::IsMember({"local", "nccl"}))
       ->capture_default_str();
-  command->add_option("--gpus", o.gpus, "GPUs of this machine that nccl's ranks are spread over")
-      ->check(CLI::Range(1u, 1024u))
-      ->capture_default_str();
-  command->add_flag("--shares", o.shares, "nccl: ranks on one GPU have a share of it each");
-  command->add_flag("--mps", o.mps, "nccl: start NVIDIA's MPS for ranks that share a GPU, and stop it");
-  command->add_option("--rank", o.rank, "nccl, without a launcher: this process's rank")->type_name("R");
-  command->add_option("--rendezvous", o.rendezvous, "Where nccl's ranks meet")->type_name("HOST:PORT");
+  command->add_flag("--processes", o.processes, "cpu: start a process a rank here, which speak over TCP");
+  command->add_option("--gpus", o.gpus, "GPUs of this machine that nccl's ranks are dealt out over [all]")
+      ->check(CLI::Range(1u, 1024u));
+  command->add_flag("--shares", o.shares,
+                    "nccl: ranks on one GPU have a part of its multiprocessors each, not all of it by turns");
+  command->add_option("--rank", o.rank, "Without a launcher: which of the ranks this process is")
+      ->type_name("R");
+  command->add_option("--rendezvous", o.rendezvous, "Where ranks in processes of their own meet [launcher's]")
+      ->type_name("HOST:PORT");
   command->add_option("--steps", o.steps, "Steps to train")
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 40))
       ->capture_default_str();
@@ -448,6 +539,12 @@ Command run_command(CLI::App& app) {
       ->type_name("FILE");
   command->add_option("--trace", o.trace, "Write the last step as a Chrome trace")->type_name("FILE");
   add_json(*command, o.json);
+  command->footer(
+      "Under torchrun, srun or mpirun each process is one rank; nothing has to be said of it. Ctrl-C, or "
+      "SIGTERM,\n"
+      "to any rank ends the run after the step in flight, with its checkpoint and report, and exit code 130 "
+      "or\n"
+      "143; a second one ends it at once.");
   return {command, [options](Console& console) { return run(*options, console); }};
 }
 

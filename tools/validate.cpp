@@ -223,6 +223,31 @@ std::string line_of(const ValidationRow& row) {
                      at_clock(row.predicted.sm_clock_mhz), 100 * row.step_error(), to_text(row.preparing));
 }
 
+// Where ranks are processes: as one of them, or, where nobody has started them, as the one who does; then
+// their exit code.
+std::optional<int> join_ranks(const Options& options, Validator& validator,
+                              std::unique_ptr<Rendezvous>& rendezvous) {
+  RankRequest request;
+  request.ranks = options.ranks * options.lowering.data_parallel;
+  request.device = options.device == "cpu" ? RunDevice::cpu : RunDevice::cuda;
+  request.transport = options.transport == "nccl" ? RunTransport::nccl : RunTransport::local;
+  const RankPlace place = place_ranks(request);
+  if (place.where == RankPlace::Where::process_each_to_start) return start_ranks(request, place);
+  if (place.where == RankPlace::Where::this_process && request.transport == RunTransport::local)
+    return std::nullopt;
+  const Duration deadline = parse_duration(options.deadline, "--deadline");
+  rendezvous =
+      std::make_unique<Rendezvous>(place.placement, std::chrono::milliseconds(deadline.ns / 1'000'000));
+  if (place.placement.ranks != request.ranks) {
+    throw BadInput("--ranks", fmt::format("is {}, but {} started {} processes", request.ranks,
+                                          place.placement.launcher, place.placement.ranks));
+  }
+  validator.rendezvous = rendezvous.get();
+  validator.nccl = gpu_of(place, true);
+  validator.nccl.algorithms = &validator.calibration.algorithms;
+  return std::nullopt;
+}
+
 int run(const Options& options, Console& console) {
   const double tolerance = parse_tolerance(options.tolerance);
   if (options.resume && options.out.empty()) throw BadInput("--resume", "needs --out FILE");
@@ -245,19 +270,8 @@ int run(const Options& options, Console& console) {
   std::vector<ValidationRow> before;
   if (!options.measured.empty()) before = validation_rows(read_input(options.measured), options.measured);
   std::unique_ptr<Rendezvous> rendezvous;
-  if (before.empty() && options.device == "cuda" && options.transport == "nccl") {
-    const Placement placement = discover({}, process_environment(), getppid());
-    if (const auto code = run_own_ranks_unless_launched(options.ranks, placement)) return *code;
-    rendezvous = std::make_unique<Rendezvous>(placement);
-    validator.rendezvous = rendezvous.get();
-    const std::uint32_t gpus = std::max(1u, visible_gpus());
-    validator.nccl.device = placement.local_rank % gpus;
-    // Ranks that share a GPU have a share of its multiprocessors each.
-    const std::uint32_t sharing = (placement.local_ranks + gpus - 1) / gpus;
-    if (sharing > 1) {
-      validator.nccl.shares = sharing;
-      validator.nccl.share = placement.local_rank / gpus;
-    }
+  if (before.empty()) {
+    if (const auto code = join_ranks(options, validator, rendezvous)) return *code;
   }
   if (validator.leads()) print_warnings(console, validator.config);
   std::vector<ValidationRow> rows;

@@ -42,7 +42,7 @@ void Channels::start() {
   thread_ = std::thread([this] { run(); });
 }
 
-Channels::~Channels() {
+void Channels::stop() {
   if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);

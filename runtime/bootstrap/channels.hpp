@@ -48,11 +48,12 @@ class Channels {
   Channels(std::vector<Socket> sockets, FrameHandler& handler, std::chrono::milliseconds between_ticks);
   Channels(const Channels&) = delete;
   Channels& operator=(const Channels&) = delete;
-  /// What was queued is still sent, for a moment; then the connections end.
-  ~Channels();
+  ~Channels() { stop(); }
 
   /// From here on the handler is called.
   void start();
+  /// What was queued is still sent, for a moment; then the handler is called no more.
+  void stop();
 
   /// From any thread. The payload stays as it is until `sent`. To a peer that has gone: nothing happens.
   void send(std::uint32_t peer, std::uint32_t kind, std::uint64_t number, std::span<const std::byte> payload);

@@ -47,7 +47,9 @@ std::int64_t unpacked(std::string_view payload, std::size_t k) {
   return static_cast<std::int64_t>(get(at) | static_cast<std::uint64_t>(get(at + 4)) << 32);
 }
 
-std::int64_t seconds(milliseconds time) { return std::chrono::ceil<std::chrono::seconds>(time).count(); }
+std::string seconds(milliseconds time) {
+  return fmt::format("{:.3g}", static_cast<double>(time.count()) / 1000);
+}
 
 }  // namespace
 

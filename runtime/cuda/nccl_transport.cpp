@@ -252,7 +252,8 @@ void NcclTransport::wait_for(const device::Event& event, const std::string& what
         [&] {
           if (event.happened()) return true;
           for (const auto& group : groups_) group->communicator->check();
-          if (const auto why = rendezvous_.aborted()) throw DeviceError(*why);
+          if (const auto why = rendezvous_.aborted())
+            throw DeviceError(fmt::format("waiting for {}: {}", what, *why));
           return false;
         },
         [&] { return "waiting for " + what; }, true);

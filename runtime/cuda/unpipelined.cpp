@@ -38,6 +38,8 @@ void set_weights(Worker& worker, const std::vector<ParameterSpec>& parameters,
 
 }  // namespace
 
+void require_gpu_workers() {}  // they are here
+
 Unpipelined run_unpipelined_on_gpu(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step,
                                    const GpuOptions& options, const NamedGradients& weights) {
   TrainingPlan whole = plan;

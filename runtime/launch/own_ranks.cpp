@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <set>
 #include <thread>
 
 #include <fcntl.h>
@@ -65,6 +66,15 @@ std::string failure_of(std::uint32_t rank, int status) {
   }
   return fmt::format("rank {} ended with exit code {}", rank, WEXITSTATUS(status));
 }
+// Ranks that end so soon after each other end of one cause.
+constexpr std::chrono::milliseconds at_once{500};
+
+// Whether a rank's end is rather the cause of the others' than theirs of it.
+bool is_graver(int code, int than) {
+  if (code > 128 || than > 128) return code > than && than <= 128;
+  return code < than;
+}
+
 int code_of(int status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
 
 // The processes that have not ended. What is left of them is killed.
@@ -74,7 +84,7 @@ class Family {
   Family(const Family&) = delete;
   Family& operator=(const Family&) = delete;
   ~Family() {
-    signal_all(SIGKILL);
+    kill_all();
     for (const auto& [process, rank] : processes_) {
       int status = 0;
       waitpid(process, &status, 0);
@@ -86,6 +96,10 @@ class Family {
   void signal_all(int signal) const {
     for (const auto& [process, rank] : processes_) kill(process, signal);
   }
+  /// With whatever they have started.
+  void kill_all() const {
+    for (const auto& [process, rank] : processes_) kill(-process, SIGKILL);
+  }
   /// One that has ended, if any has.
   struct Ended {
     std::uint32_t rank = 0;
@@ -94,16 +108,32 @@ class Family {
   bool reap(Ended& ended) {
     for (auto at = processes_.begin(); at != processes_.end(); ++at) {
       int status = 0;
-      if (waitpid(at->first, &status, WNOHANG) != at->first) continue;
-      ended = {at->second, status};
-      processes_.erase(at);
-      return true;
+      if (waitpid(at->first, &status, WNOHANG | WUNTRACED | WCONTINUED) != at->first) continue;
+      if (WIFSTOPPED(status)) {
+        stopped_.insert(at->first);
+      } else if (WIFCONTINUED(status)) {
+        stopped_.erase(at->first);
+      } else {
+        ended = {at->second, status};
+        stopped_.erase(at->first);
+        processes_.erase(at);
+        return true;
+      }
     }
     return false;
+  }
+  /// Those that cannot end by themselves; adds their ranks to `whose`. Whether there were any.
+  bool kill_stopped(std::vector<std::uint32_t>& whose) {
+    for (const pid_t process : stopped_) {
+      whose.push_back(processes_.at(process));
+      kill(-process, SIGKILL);
+    }
+    return !std::exchange(stopped_, {}).empty();
   }
 
  private:
   std::map<pid_t, std::uint32_t> processes_;
+  std::set<pid_t> stopped_;
 };
 
 pid_t start(const OwnRanks& job, std::uint32_t rank, std::uint16_t port) {
@@ -122,6 +152,7 @@ pid_t start(const OwnRanks& job, std::uint32_t rank, std::uint16_t port) {
   const pid_t process = fork();
   if (process == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setpgid(0, 0);
     // The parent may have died before that was set.
     if (getppid() == parent) execvpe(job.program.c_str(), arguments.data(), environment.get());
     const int error = errno;
@@ -160,21 +191,39 @@ OwnRanksResult run_own_ranks(const OwnRanks& job) {
 
   using Clock = std::chrono::steady_clock;
   OwnRanksResult result;
-  Clock::time_point next{};  // when the others are asked to end, and then made to
-  int signal = SIGTERM;
+  Clock::time_point failed_at{};
+  bool killing = false;
+  int passed = 0;
+  int orderly = 0;  // what ranks have ended with that were asked to
   while (!family.empty()) {
+    const int signal = job.passed_on ? job.passed_on() : 0;
+    if (signal != 0 && signal != passed) {
+      passed = signal;
+      family.signal_all(signal);
+    }
     Family::Ended ended;
     if (family.reap(ended)) {
-      if (ended.status == 0 || !result.failure.empty()) continue;
-      result = {code_of(ended.status), failure_of(ended.rank, ended.status)};
-      next = Clock::now() + job.grace;
-    } else if (!result.failure.empty() && Clock::now() > next) {
-      family.signal_all(std::exchange(signal, SIGKILL));
-      next = Clock::now() + job.grace;
+      const int code = code_of(ended.status);
+      if (code == 0) continue;
+      if (passed != 0 && code == 128 + passed) {
+        orderly = code;
+      } else if (result.failure.empty()) {
+        result.exit_code = code;
+        result.failure = failure_of(ended.rank, ended.status);
+        failed_at = Clock::now();
+      } else if (!killing && Clock::now() - failed_at < at_once && is_graver(code, result.exit_code)) {
+        result.exit_code = code;
+        result.failure = failure_of(ended.rank, ended.status);
+      }
+    } else if (!result.failure.empty() && Clock::now() > failed_at + job.grace &&
+               !std::exchange(killing, true)) {
+      family.kill_all();
     } else {
+      if (!result.failure.empty() && family.kill_stopped(result.stopped)) killing = true;
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
   }
+  if (result.failure.empty()) result.exit_code = orderly;
   return result;
 }
 

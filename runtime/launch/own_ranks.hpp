@@ -3,6 +3,7 @@
 #pragma once
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,15 +16,22 @@ struct OwnRanks {
   std::vector<std::string> arguments;  // behind its name, the same for every rank
   /// Beside torchrun's variables, by which each finds its place.
   std::vector<std::pair<std::string, std::string>> environment;
-  /// How long the others get to end by themselves once a rank has failed, and again once they were asked to.
+  /// How long the others get to end by themselves once a rank has failed; then they are killed, and at once
+  /// where they are stopped (SIGSTOP).
   std::chrono::milliseconds grace{5000};
+  /// Asked again and again: a signal that the ranks are to be sent as well, or 0. They are in process groups
+  /// of their own, so that Ctrl-C at a terminal reaches them this way alone. Whoever then ends with 128 + the
+  /// signal has done as asked, and the others go on ending.
+  std::function<int()> passed_on;
 };
 
 struct OwnRanksResult {
-  /// Of the first rank that failed; 0 where none did. A rank killed by a signal counts as 128 + the signal,
-  /// as in a shell.
+  /// Of the rank that failed first; of several at once, of one that was killed, or else of the smallest code,
+  /// for bad input is what makes others fail. 0 where none did, or 128 + a signal that was passed on. A rank
+  /// killed by a signal counts as 128 + the signal, as in a shell.
   int exit_code = 0;
-  std::string failure;  // `rank 3 was killed by signal 9 (Killed)`; empty where none failed
+  std::vector<std::uint32_t> stopped;  // ranks that stood still (SIGSTOP) when another failed
+  std::string failure;                 // `rank 3 was killed by signal 9 (Killed)`; empty where none failed
 };
 
 /// Returns when all of them have ended. They share this process's standard streams. Nobody is left behind: a

@@ -186,7 +186,8 @@ int launch(const Settings& s, int argc, char** argv) {
                "/proc/self/exe",
                {argv + 1, argv + argc},
                one_gpu_environment(s.ranks),
-               std::chrono::seconds{8}};
+               std::chrono::seconds{8},
+               {}};
   if (s.connections > 0)
     job.environment.emplace_back("CUDA_DEVICE_MAX_CONNECTIONS", std::to_string(s.connections));
   if (s.mps && !mps_is_running()) {

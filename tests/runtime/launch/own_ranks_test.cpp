@@ -35,7 +35,7 @@ std::string content(const std::string& path) {
 }
 
 OwnRanks shell(std::uint32_t ranks, const std::string& script) {
-  return {ranks, "sh", {"-c", script}, {}, milliseconds{200}};
+  return {ranks, "sh", {"-c", script}, {}, milliseconds{200}, {}};
 }
 
 bool is_alive(pid_t process) { return kill(process, 0) == 0; }
@@ -79,7 +79,33 @@ TEST(OwnRanks, TheFirstFailureIsTheAnswerAndEndsTheOthers) {
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds{30});
 }
 
-TEST(OwnRanks, OneThatIgnoresBeingAskedIsKilled) {
+// Rank 0 fails of what rank 1 was given, and is quicker to end.
+TEST(OwnRanks, BadInputIsTheCauseOfWhatOthersEndWith) {
+  OwnRanks job = shell(2, "[ $RANK = 0 ] && exit 3; sleep 0.1; exit 2");
+  job.grace = milliseconds{2000};
+  const OwnRanksResult result = run_own_ranks(job);
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_EQ(result.failure, "rank 1 ended with exit code 2");
+}
+
+// One is quick, the other writes for longer than the grace: nobody is killed.
+TEST(OwnRanks, ASignalIsPassedOnAndAwaited) {
+  const std::string folder = fresh_folder();
+  OwnRanks job =
+      shell(2, "trap '[ $RANK = 0 ] && sleep 0.5; echo done > " + folder + "/$RANK; exit 130' INT; touch " +
+                   folder + "/ready$RANK; while :; do sleep 0.02; done");
+  job.passed_on = [&] {
+    const bool ready =
+        std::filesystem::exists(folder + "/ready0") && std::filesystem::exists(folder + "/ready1");
+    return ready ? SIGINT : 0;
+  };
+  const OwnRanksResult result = run_own_ranks(job);
+  EXPECT_EQ(result.exit_code, 130);
+  EXPECT_EQ(result.failure, "");
+  for (const char* rank : {"0", "1"}) EXPECT_EQ(content(folder + "/" + rank), "done\n");
+}
+
+TEST(OwnRanks, OneThatDoesNotEndIsKilled) {
   const std::string folder = fresh_folder();
   const OwnRanksResult result = run_own_ranks(
       shell(2, "[ $RANK = 0 ] && { while [ ! -e " + folder +

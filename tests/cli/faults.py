@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""What becomes of a job when something goes wrong: a rank is killed, frozen, missing or told something else, a
+checkpoint is damaged, the disk is full, somebody presses Ctrl-C. Each ends within its deadline, says which rank and
+what it was at, and leaves no process and no torn file behind.
+
+usage: faults.py PLUMB [cpu|cuda]     cuda: through NCCL, four ranks on one GPU under an MPS of their own
+"""
+import glob
+import json
+import os
+import resource
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+PLUMB = os.path.abspath(sys.argv.pop(1))
+DEVICE = sys.argv.pop(1) if len(sys.argv) > 1 and sys.argv[1] in ("cpu", "cuda") else "cpu"
+RANKS = 4
+DEADLINE_S = 1.5 if DEVICE == "cpu" else 6
+SLACK_S = 8 if DEVICE == "cpu" else 20  # for a loaded machine, and for those that have to be killed
+LIMIT_S = 60
+MANY = 1 << 30
+SHAPE = ("--model mlp --hidden 64 --ffn 128 --sequence 16" if DEVICE == "cpu" else
+         "--model mlp --hidden 1024 --sequence 512")
+ON = "--device cpu" if DEVICE == "cpu" else "--device cuda --transport nccl"
+OWN = "--processes" if DEVICE == "cpu" else ""
+AT = r"(at step \d+, \d|step \d+, \d|ahead of its step|at the end of its step)"
+BASE = f"--schedule 1f1b --ranks {RANKS} --microbatches 8 {SHAPE} {ON} --deadline {DEADLINE_S}s"
+
+
+def clean_environment(**more):
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    prefixes = ("OMPI_", "PMI", "SLURM_", "TORCHELASTIC")
+    kept = {k: v for k, v in os.environ.items() if k not in names and not k.startswith(prefixes)}
+    return {**kept, **more}
+
+
+def start(line, limit_bytes=None, **environment):
+    def limit():
+        if limit_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+    return subprocess.Popen([PLUMB, "run", *shlex.split(line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, preexec_fn=limit, env=clean_environment(**environment))
+
+
+def run(line, **more):
+    return ended(start(line, **more))
+
+
+class Ended:
+    def __init__(self, code, out, err, seconds):
+        self.code, self.out, self.err, self.seconds = code, out, err, seconds
+
+    def __repr__(self):
+        return f"exit code {self.code} after {self.seconds:.1f} s\n{self.out}\n{self.err}"
+
+
+def ended(process):
+    begin = time.monotonic()
+    out, err = process.communicate(timeout=LIMIT_S)
+    return Ended(process.returncode, out, err, time.monotonic() - begin)
+
+
+def ranks_of(process):
+    """The processes that one has started, by rank."""
+    found = {}
+    for folder in glob.glob("/proc/[0-9]*"):
+        try:
+            with open(f"{folder}/stat") as file:
+                parent = int(file.read().rsplit(") ", 1)[1].split()[1])
+            with open(f"{folder}/environ", "rb") as file:
+                variables = dict(v.split(b"=", 1) for v in file.read().split(b"\0") if b"=" in v)
+        except (OSError, IndexError):
+            continue
+        if parent == process.pid and b"RANK" in variables:
+            found[int(variables[b"RANK"])] = int(folder.rsplit("/", 1)[1])
+    return found
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(") ", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_for(condition, what, seconds=LIMIT_S):
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError(f"{what}: not within {seconds} s")
+        time.sleep(0.01)
+
+
+def port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def by_hand(lines):
+    """A process for each line that is not None, as a launcher would start them."""
+    meet = port()
+    return {rank: start(line, RANK=str(rank), WORLD_SIZE=str(len(lines)), LOCAL_RANK=str(rank),
+                        LOCAL_WORLD_SIZE=str(len(lines)), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(meet - 1))
+            for rank, line in enumerate(lines) if line is not None}
+
+
+def mps_daemons():
+    found = []
+    for folder in glob.glob("/proc/[0-9]*"):
+        try:
+            with open(f"{folder}/cmdline", "rb") as file:
+                if b"nvidia-cuda-mps" in file.read():
+                    found.append(folder)
+        except OSError:
+            pass
+    return found
+
+
+class Faults(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.checkpoints = os.path.join(self.folder, "checkpoints")
+        self.daemons = mps_daemons()
+
+    def tearDown(self):
+        wait_for(lambda: len(mps_daemons()) <= len(self.daemons), "an MPS daemon is left", 10)
+
+    def training(self, more="", own=OWN, base=BASE):
+        """A job in the middle of its steps, with at least one checkpoint written, and its ranks."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        process = start(f"{base} {own} --steps {MANY} --checkpoint {self.checkpoints} --checkpoint-every 3 {more}")
+        self.addCleanup(lambda: process.poll() is None and process.kill())
+        wait_for(lambda: process.poll() is not None or glob.glob(f"{self.checkpoints}/step-*[0-9]"), "a checkpoint")
+        if process.poll() is not None:
+            self.fail(repr(ended(process)))
+        ranks = ranks_of(process)
+        self.assertEqual(sorted(ranks), list(range(RANKS)) if own or DEVICE == "cuda" else [])
+        return process, ranks
+
+    def check_ended(self, done, ranks, code=3):
+        self.assertEqual(done.code, code, done)
+        self.assertLess(done.seconds, DEADLINE_S + SLACK_S, done)
+        wait_for(lambda: not any(map(is_alive, ranks.values())), "a rank is left", 5)
+        self.check_resumes()
+
+    def check_resumes(self):
+        """Whatever happened, what is called a checkpoint is a whole one."""
+        newest = max(int(path[-8:]) for path in glob.glob(f"{self.checkpoints}/step-*[0-9]"))
+        done = run(f"{BASE} {OWN} --steps {newest + 1} --checkpoint {self.checkpoints} --resume")
+        self.assertEqual(done.code, 0, done)
+
+    def test_processes_compute_what_threads_do(self):
+        line = f"{BASE} --steps 3 --json"
+        other = f"{line} {OWN}" if DEVICE == "cpu" else line
+        self.assertEqual(json.loads(run(line).out)["loss"], json.loads(run(other).out)["loss"])
+
+    def test_a_rank_that_is_killed_is_named(self):
+        for victim in (2, 0):
+            with self.subTest(rank=victim):
+                process, ranks = self.training()
+                os.kill(ranks[victim], signal.SIGKILL)
+                done = ended(process)
+                self.assertIn(f"rank {victim} was killed by signal 9", done.err)
+                self.assertIn(f"rank {victim} is gone", done.err)
+                self.assertRegex(done.err, rf"rank \d, {AT}")
+                self.assertLess(done.seconds, SLACK_S)  # nobody waits for the deadline
+                self.check_ended(done, ranks)
+
+    def test_a_rank_that_is_frozen_is_named_with_what_it_was_at(self):
+        for victim in (2, 0):
+            with self.subTest(rank=victim):
+                process, ranks = self.training()
+                os.kill(ranks[victim], signal.SIGSTOP)
+                done = ended(process)
+                self.assertRegex(done.err, rf"rank {victim}(, last {AT}.*)? (has|have) not (been heard of|come to)"
+                                 if DEVICE == "cpu" else rf"waiting for .* rank {victim}\b")
+                self.assertRegex(done.err, rf"rank \d, {AT}")
+                self.assertIn(f"rank {victim}, which somebody had stopped, was killed", done.err)
+                self.check_ended(done, ranks)
+
+    def test_ranks_end_with_whoever_started_them(self):
+        process, ranks = self.training()
+        process.kill()
+        process.communicate()
+        wait_for(lambda: not any(map(is_alive, ranks.values())), "a rank is left", 5)
+        self.check_resumes()
+
+    def test_a_rank_that_never_comes_is_named(self):
+        jobs = by_hand([f"{BASE} --steps 1"] * (RANKS - 1) + [None])
+        for rank, process in jobs.items():
+            done = ended(process)
+            self.assertEqual(done.code, 3, done)
+            self.assertIn(f"rank {RANKS - 1} of {RANKS} has not come", done.err)
+            self.assertLess(done.seconds, DEADLINE_S + SLACK_S)
+
+    def test_ranks_that_were_given_different_things_are_refused(self):
+        for flags, says in (("--schedule zb-h1", "--schedule must be the same on all ranks, and is 1f1b on ranks 0, 1, 3, "
+                                                 "zb-h1 on rank 2"),
+                            ("--microbatches 16", "16 on rank 2, 8 on ranks 0, 1, 3"),
+                            ("--hidden 128", "--model must be the same"), ("--ffn 256", "the model's shape must be the same"),
+                            ("--seed 2", "--seed must be the same"),
+                            ("--steps 7", "--steps must be the same"),
+                            ("--comms batched", "--comms must be the same"),
+                            ("--checkpoint /nowhere", "--checkpoint must be the same")):
+            with self.subTest(flags=flags):
+                name = flags.split()[0]
+                words = f"{BASE} --steps 1".split()
+                if name in words:
+                    words[words.index(name) + 1] = flags.split()[1]
+                    other = " ".join(words)
+                else:
+                    other = f"{BASE} --steps 1 {flags}"
+                jobs = by_hand([other if rank == 2 else f"{BASE} --steps 1" for rank in range(RANKS)])
+                alone = [ended(process) for process in jobs.values()]
+                self.assertEqual([done.code for done in alone], [2] * RANKS, alone)
+                self.assertIn(says, alone[0].err)
+                self.assertEqual(alone[0].err.count("\n"), 1)
+                self.assertEqual([done.err for done in alone[1:]], [""] * (RANKS - 1))
+
+    def test_a_rank_that_cannot_begin_says_why_to_all(self):
+        jobs = by_hand([f"{BASE} --steps 1" + (" --data /nowhere/text" if rank == 1 else "") for rank in range(RANKS)])
+        alone = {rank: ended(process) for rank, process in jobs.items()}
+        self.assertEqual(alone[0].code, 2, alone[0])
+        self.assertIn("--data", alone[0].err)
+
+        line = f"{BASE} --steps 1"
+        jobs = by_hand([line.replace("--schedule 1f1b", "--schedule /nowhere/x.csv") if rank == 1 else line
+                        for rank in range(RANKS)])
+        alone = {rank: ended(process) for rank, process in jobs.items()}
+        self.assertEqual({rank: done.code for rank, done in alone.items()}, {0: 3, 1: 2, 2: 3, 3: 3}, alone)
+        for done in alone.values():
+            self.assertIn("/nowhere/x.csv", done.err)
+        self.assertIn("rank 1 aborted", alone[2].err)
+
+    def test_another_number_of_processes_than_ranks_is_refused(self):
+        alone = [ended(process) for process in by_hand([f"{BASE} --steps 1"] * (RANKS - 1)).values()]
+        self.assertEqual([done.code for done in alone], [2] * (RANKS - 1))
+        self.assertIn("torchrun started 3", alone[0].err)
+
+    def test_a_damaged_checkpoint_is_refused_with_its_file_and_what_is_wrong(self):
+        self.assertEqual(run(f"{BASE} {OWN} --steps 1 --checkpoint {self.checkpoints}").code, 0)
+        path = f"{self.checkpoints}/step-00000001/stage-0002.plumb"
+        with open(path, "rb") as file:
+            whole = file.read()
+        flipped = lambda at: whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1:]
+        for content, says in ((flipped(len(whole) // 2), "is damaged"), (flipped(len(whole) - 3), "is damaged"),
+                              (flipped(25), "stage-0002.plumb"), (flipped(3), "is no checkpoint"),
+                              (whole[:-3], "cut short"), (whole[:len(whole) // 2], "cut short"),
+                              (whole[:40], "stage-0002.plumb"), (b"", "is no checkpoint"), (whole + b"x", "stage-0002.plumb")):
+            with open(path, "wb") as file:
+                file.write(content)
+            # One process says it as well as four, and sooner.
+            done = run(f"{BASE} {OWN if content == b'' else ''} --steps 2 --checkpoint {self.checkpoints} --resume")
+            self.assertEqual(done.code, 2, done)
+            self.assertIn(path, done.err)
+            self.assertIn(says, done.err)
+        os.remove(path)
+        done = run(f"{BASE} --steps 2 --checkpoint {self.checkpoints} --resume")
+        self.assertEqual(done.code, 2, done)
+        self.assertIn("step-00000001", done.err)
+
+    def test_a_full_disk_leaves_the_older_checkpoint_whole(self):
+        self.assertEqual(run(f"{BASE} {OWN} --steps 1 --checkpoint {self.checkpoints}").code, 0)
+        for own in {"", OWN}:
+            done = run(f"{BASE} {own} --steps 2 --checkpoint {self.checkpoints} --resume", limit_bytes=20_000)
+            self.assertEqual(done.code, 2, done)
+            self.assertRegex(done.err, r"step-00000002.part/stage-\d+.plumb: cannot be written: File too large")
+            self.assertEqual(os.listdir(self.checkpoints), ["step-00000001"])
+        self.check_resumes()
+
+    def test_a_wish_to_stop_ends_the_step_and_is_reported(self):
+        ways = [(signal.SIGINT, 130, OWN), (signal.SIGTERM, 143, OWN)]
+        if DEVICE == "cpu":
+            ways.append((signal.SIGINT, 130, ""))
+        for asked, code, own in ways:
+            with self.subTest(signal=asked, own=own):
+                process, ranks = self.training("--json", own)
+                process.send_signal(asked)
+                done = ended(process)
+                self.assertEqual(len(json.loads(done.out)["ranks"]), RANKS)
+                steps = len(json.loads(done.out)["loss"])
+                self.assertIn(f"stopped by {asked.name} after step {steps} of {MANY}", done.err)
+                self.assertTrue(os.path.exists(f"{self.checkpoints}/step-{steps:08}"), os.listdir(self.checkpoints))
+                self.check_ended(done, ranks, code)
+
+    def test_a_wish_told_to_one_rank_alone_stops_all(self):
+        jobs = by_hand([f"{BASE} --steps {MANY} --checkpoint {self.checkpoints} --checkpoint-every 3"] * RANKS)
+        wait_for(lambda: glob.glob(f"{self.checkpoints}/step-*[0-9]"), "a checkpoint")
+        jobs[3].send_signal(signal.SIGTERM)
+        alone = [ended(process) for process in jobs.values()]
+        self.assertEqual([done.code for done in alone], [143] * RANKS, alone)
+        self.assertIn("stopped by SIGTERM", alone[0].err)
+        self.check_resumes()
+
+    def test_a_second_wish_ends_at_once(self):
+        process, ranks = self.training(base=BASE.replace(f"--deadline {DEADLINE_S}s", "--deadline 50s"))
+        os.kill(ranks[1], signal.SIGSTOP)  # so that the step in flight does not end
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        self.assertIsNone(process.poll())
+        process.send_signal(signal.SIGINT)
+        self.check_ended(ended(process), ranks, -signal.SIGINT)
+
+
+if __name__ == "__main__":
+    unittest.main()
