@@ -43,6 +43,7 @@ struct Options {
   std::string trace;
   std::string out;
   std::string measured;
+  std::vector<std::string> summarize;
   bool resume = false;
   bool json = false;
 };
@@ -218,9 +219,21 @@ std::string line_of(const ValidationRow& row) {
   const auto at_clock = [](std::uint32_t mhz) {
     return mhz ? fmt::format(" at {} MHz", mhz) : std::string();
   };
-  return fmt::format("{}{}, predicted {}{}: {:+.2f} % (prepared in {})", to_text(row.measured.step_time),
+  return fmt::format("{}{}, predicted {}{}: {:+.2f} %{}", to_text(row.measured.step_time),
                      at_clock(row.measured.sm_clock_mhz), to_text(row.predicted.step_time),
-                     at_clock(row.predicted.sm_clock_mhz), 100 * row.step_error(), to_text(row.preparing));
+                     at_clock(row.predicted.sm_clock_mhz), 100 * row.step_error(),
+                     row.preparing.ns > 0 ? fmt::format(" (prepared in {})", to_text(row.preparing)) : "");
+}
+
+// What was measured before, of one file or several.
+int summarize(const Options& options, Console& console) {
+  std::vector<ValidationRow> rows;
+  for (const std::string& file : options.summarize) {
+    for (ValidationRow& row : validation_rows(read_input(file), file)) rows.push_back(std::move(row));
+  }
+  if (rows.empty()) throw BadInput("--summarize", "the files hold no step");
+  console.out << (options.json ? to_json(rows) : to_markdown(rows));
+  return 0;
 }
 
 // Where ranks are processes: as one of them, or, where nobody has started them, as the one who does; then
@@ -249,6 +262,14 @@ std::optional<int> join_ranks(const Options& options, Validator& validator,
 }
 
 int run(const Options& options, Console& console) {
+  if (!options.summarize.empty()) return summarize(options, console);
+  const auto require = [](bool given, const char* name) {
+    if (!given) throw BadInput(name, "is required");
+  };
+  require(!options.calibration.empty(), "--calibration");
+  require(!options.schedules.empty(), "--schedules");
+  require(options.ranks > 0, "--ranks");
+  require(!options.microbatches.empty(), "--microbatches");
   const double tolerance = parse_tolerance(options.tolerance);
   if (options.resume && options.out.empty()) throw BadInput("--resume", "needs --out FILE");
   // All shapes are looked at before anything runs.
@@ -322,21 +343,17 @@ Command validate_command(CLI::App& app) {
   command
       ->add_option("--calibration", options->calibration,
                    "What was measured of this model, in the setting in which it runs")
-      ->required()
       ->type_name("NAME|FILE");
   command
       ->add_option("--schedules", options->schedules,
                    "Schedules; behind a colon the chunks a rank: zb-v,interleaved-1f1b:2")
-      ->required()
       ->delimiter(',')
       ->type_name("NAME[:V],…");
   command->add_option("--ranks", options->ranks, "Ranks of the pipeline")
-      ->required()
       ->check(CLI::Range(1u, max_ranks))
       ->type_name("P");
   command
       ->add_option("--microbatches", options->microbatches, "Microbatches of a step, one or several numbers")
-      ->required()
       ->delimiter(',')
       ->type_name("M,…");
   options->lowering.add_to(*command);
@@ -372,6 +389,11 @@ Command validate_command(CLI::App& app) {
       ->add_option("--measured", options->measured,
                    "Run nothing: predict anew the steps that this file (an earlier --out) says were measured")
       ->type_name("FILE");
+  command
+      ->add_option(
+          "--summarize", options->summarize,
+          "Predict and run nothing: print what the rows in these files (of --out) come to, as Markdown")
+      ->type_name("FILE …");
   command->add_flag("--resume", options->resume, "Keep the rows that --out holds, and measure the others");
   add_json(*command, options->json);
   return {command, [options](Console& console) { return run(*options, console); }};

@@ -62,6 +62,72 @@ double median(std::vector<double> values) {
   return (*middle + *std::max_element(values.begin(), middle)) / 2;
 }
 
+render::Table table_of(const std::vector<ValidationRow>& rows) {
+  render::Table table;
+  table.head = {"schedule",
+                "chunks",
+                "model",
+                "ranks",
+                "microbatches",
+                "step ms, predicted",
+                "measured",
+                "error",
+                "bubble, predicted",
+                "measured",
+                "clock MHz, predicted",
+                "measured",
+                "activations GiB, predicted",
+                "measured",
+                "largest error",
+                "predicted us",
+                "measured us"};
+  const auto megahertz = [](std::uint32_t mhz) { return mhz ? fmt::format("{}", mhz) : std::string("-"); };
+  const auto percent = [](double share) { return fmt::format("{:.2f} %", 100 * share); };
+  const auto microseconds = [](Duration d) { return fmt::format("{:.1f}", static_cast<double>(d.ns) / 1e3); };
+  for (const ValidationRow& row : rows) {
+    const ClassError* largest = row.classes.empty() ? nullptr : &row.classes.front();
+    table.rows.push_back(
+        {row.schedule, fmt::format("{}", row.chunks), row.model, fmt::format("{}", row.ranks),
+         fmt::format("{}", row.microbatches), render::milliseconds(row.predicted.step_time),
+         render::milliseconds(row.measured.step_time), signed_percent(row.step_error()),
+         percent(row.predicted.idle_share), percent(row.measured.idle_share),
+         megahertz(row.predicted.sm_clock_mhz), megahertz(row.measured.sm_clock_mhz),
+         render::gibibytes(row.predicted.peak_activations), render::gibibytes(row.measured.peak_activations),
+         largest ? largest->name : "-", largest ? microseconds(largest->predicted) : "-",
+         largest ? microseconds(largest->measured) : "-"});
+  }
+  return table;
+}
+
+render::Table class_table(const std::vector<ValidationRow>& rows) {
+  render::Table table;
+  table.head = {"ops", "count", "us, predicted", "measured", "error", "of the steps"};
+  std::int64_t steps_ns = 0;
+  for (const ValidationRow& row : rows) steps_ns += row.measured.step_time.ns;
+  for (const std::string_view name : class_names) {
+    double count = 0;
+    double predicted = 0;
+    double measured = 0;
+    std::int64_t weight_ns = 0;
+    for (const ValidationRow& row : rows) {
+      for (const ClassError& error : row.classes) {
+        if (error.name != name) continue;
+        const auto n = static_cast<double>(error.count);
+        count += n;
+        predicted += n * static_cast<double>(error.predicted.ns);
+        measured += n * static_cast<double>(error.measured.ns);
+        weight_ns += error.weight.ns;
+      }
+    }
+    if (count == 0 || measured == 0) continue;
+    table.rows.push_back(
+        {std::string(name), fmt::format("{:.0f}", count), fmt::format("{:.1f}", predicted / count / 1e3),
+         fmt::format("{:.1f}", measured / count / 1e3), signed_percent(predicted / measured - 1),
+         signed_percent(static_cast<double>(weight_ns) / static_cast<double>(steps_ns))});
+  }
+  return table;
+}
+
 std::string figures_json(const StepFigures& figures) {
   return fmt::format(
       "{{\"step_time_ns\":{},\"idle_share\":{},\"peak_activation_bytes\":{},\"exposed_communication_ns\":{}{}"
@@ -192,59 +258,67 @@ std::vector<ValidationRow> validation_rows(std::string_view json, std::string_vi
   return rows;
 }
 
-std::string to_text(const std::vector<ValidationRow>& rows) {
-  render::Table table;
-  table.head = {"schedule",
-                "chunks",
-                "ranks",
-                "microbatches",
-                "step ms, predicted",
-                "measured",
-                "error",
-                "bubble, predicted",
-                "measured",
-                "clock MHz, predicted",
-                "measured",
-                "activations GiB, predicted",
-                "measured",
-                "largest error",
-                "predicted us",
-                "measured us"};
-  const auto megahertz = [](std::uint32_t mhz) { return mhz ? fmt::format("{}", mhz) : std::string("-"); };
+Accuracy accuracy_of(const std::vector<ValidationRow>& rows) {
+  PLUMB_CHECK(!rows.empty());
+  Accuracy accuracy;
   std::vector<double> errors;
-  const ValidationRow* worst = nullptr;
-  double worst_bubble = 0;
-  std::size_t exact = 0;
   for (const ValidationRow& row : rows) {
-    const ClassError* largest = row.classes.empty() ? nullptr : &row.classes.front();
-    const auto microseconds = [](Duration d) {
-      return fmt::format("{:.1f}", static_cast<double>(d.ns) / 1e3);
-    };
-    table.rows.push_back(
-        {row.schedule, fmt::format("{}", row.chunks), fmt::format("{}", row.ranks),
-         fmt::format("{}", row.microbatches), render::milliseconds(row.predicted.step_time),
-         render::milliseconds(row.measured.step_time), signed_percent(row.step_error()),
-         fmt::format("{:.2f} %", 100 * row.predicted.idle_share),
-         fmt::format("{:.2f} %", 100 * row.measured.idle_share), megahertz(row.predicted.sm_clock_mhz),
-         megahertz(row.measured.sm_clock_mhz), render::gibibytes(row.predicted.peak_activations),
-         render::gibibytes(row.measured.peak_activations), largest ? std::string(largest->name) : "-",
-         largest ? microseconds(largest->predicted) : "-", largest ? microseconds(largest->measured) : "-"});
     errors.push_back(std::abs(row.step_error()));
-    if (!worst || std::abs(row.step_error()) > std::abs(worst->step_error())) worst = &row;
-    worst_bubble = std::max(worst_bubble, std::abs(row.predicted.idle_share - row.measured.idle_share));
-    exact += row.predicted.peak_activations == row.measured.peak_activations;
+    if (!accuracy.worst || errors.back() > std::abs(accuracy.worst->step_error())) accuracy.worst = &row;
+    accuracy.worst_bubble =
+        std::max(accuracy.worst_bubble, std::abs(row.predicted.idle_share - row.measured.idle_share));
+    accuracy.exact_peaks += row.predicted.peak_activations == row.measured.peak_activations;
   }
-  std::string out = to_text(table);
-  if (!worst) return out;
-  const Ranking ranking = ranking_of(rows, 0.02);
+  accuracy.rows = rows.size();
+  accuracy.median = median(errors);
+  accuracy.ranking = ranking_of(rows, 0.02);
+  return accuracy;
+}
+
+std::string to_text(const std::vector<ValidationRow>& rows) {
+  std::string out = render::to_text(table_of(rows));
+  if (rows.empty()) return out;
+  // "of the steps": by how much a rank's busy time differs for it.
+  out += "\n" + render::to_text(class_table(rows));
+  const Accuracy accuracy = accuracy_of(rows);
+  const ValidationRow& worst = *accuracy.worst;
   out += fmt::format(
       "\nstep time: {:.2f} % off in the median, {} at worst ({}, {} ranks, {} microbatches)\n"
       "bubble: {:.2f} points off at worst\n"
       "peak activations: exact to the byte in {} of {}\n"
       "ranking: right in {} of {} pairs of schedules that are predicted to differ by more than 2 %\n",
-      100 * median(errors), signed_percent(worst->step_error()), worst->schedule, worst->ranks,
-      worst->microbatches, 100 * worst_bubble, exact, rows.size(), ranking.right, ranking.pairs);
+      100 * accuracy.median, signed_percent(worst.step_error()), worst.schedule, worst.ranks,
+      worst.microbatches, 100 * accuracy.worst_bubble, accuracy.exact_peaks, accuracy.rows,
+      accuracy.ranking.right, accuracy.ranking.pairs);
   return out;
+}
+
+std::string to_markdown(const std::vector<ValidationRow>& rows) {
+  // In the order in which they come: a set is one model on so many ranks.
+  std::vector<std::pair<std::string, std::vector<ValidationRow>>> sets;
+  for (const ValidationRow& row : rows) {
+    const std::string name = fmt::format("{}, {} ranks, {}", row.model, row.ranks, row.transport);
+    const auto found =
+        std::find_if(sets.begin(), sets.end(), [&](const auto& set) { return set.first == name; });
+    (found == sets.end() ? sets.emplace_back(name, std::vector<ValidationRow>{}) : *found)
+        .second.push_back(row);
+  }
+  render::Table table;
+  table.head = {
+      "steps",           "step time off, median", "at worst", "bubble off, at worst", "faster of two named",
+      "peak bytes equal"};
+  const auto add = [&](const std::string& name, const std::vector<ValidationRow>& set) {
+    const Accuracy accuracy = accuracy_of(set);
+    table.rows.push_back({name, fmt::format("{:.2f} %", 100 * accuracy.median),
+                          signed_percent(accuracy.worst->step_error()),
+                          fmt::format("{:.2f} points", 100 * accuracy.worst_bubble),
+                          fmt::format("{} of {}", accuracy.ranking.right, accuracy.ranking.pairs),
+                          fmt::format("{} of {}", accuracy.exact_peaks, accuracy.rows)});
+  };
+  for (const auto& [name, set] : sets) add(name, set);
+  if (sets.size() > 1) add(fmt::format("all {}", rows.size()), rows);
+  return render::to_markdown(table) + "\n" + render::to_markdown(class_table(rows)) + "\n" +
+         render::to_markdown(table_of(rows));
 }
 
 }  // namespace plumb::tools

@@ -63,11 +63,26 @@ struct Ranking {
 };
 Ranking ranking_of(const std::vector<ValidationRow>& rows, double threshold);
 
+/// What rows come to. Points into them.
+struct Accuracy {
+  std::size_t rows = 0;
+  double median = 0;  // of |step_error|
+  const ValidationRow* worst = nullptr;
+  double worst_bubble = 0;  // difference of idle shares
+  Ranking ranking;          // beyond 2 %
+  std::size_t exact_peaks = 0;
+};
+/// At least one row.
+Accuracy accuracy_of(const std::vector<ValidationRow>& rows);
+
 /// plumb.validation/1.
 std::string to_json(const std::vector<ValidationRow>& rows);
 /// The reverse. `where` is for messages; throws BadInput.
 std::vector<ValidationRow> validation_rows(std::string_view json, std::string_view where);
-/// A row a step, then what is worst and where it comes from.
+/// A row a step, then every kind of op over all of them, then what is worst.
 std::string to_text(const std::vector<ValidationRow>& rows);
+/// Markdown tables with an empty line between them: what each set (one model on so many ranks) comes to,
+/// every kind of op, and all rows.
+std::string to_markdown(const std::vector<ValidationRow>& rows);
 
 }  // namespace plumb::tools
