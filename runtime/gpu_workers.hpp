@@ -44,7 +44,10 @@ struct NcclOptions {
   /// 0: all of it, which ranks then share as they come.
   std::uint32_t shares = 0;
   std::uint32_t share = 0;
-  std::uint32_t channels = 2;                                // the most blocks of a kernel of NCCL's
+  std::uint32_t channels = 2;  // the most blocks of a kernel of NCCL's
+  /// Messages of all peers are moved by two of NCCL's host threads instead of one for each peer and
+  /// direction: for ranks that share a machine's cores.
+  bool shared_threads = false;
   std::map<std::string, std::string>* algorithms = nullptr;  // as in GpuOptions
   PairPriority pair_priority = PairPriority::equal;
 };

@@ -349,9 +349,9 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
   }
   const std::uint32_t ranks = plan.schedule.ranks();
   const auto deadline = std::chrono::milliseconds(plan.deadline.ns / 1'000'000);
-  auto transport =
-      std::make_unique<cuda::NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
-                                            options.channels, deadline, shared_pairs(shared->plan));
+  auto transport = std::make_unique<cuda::NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
+                                                         options.channels, options.shared_threads, deadline,
+                                                         shared_pairs(shared->plan));
   auto worker =
       std::make_unique<cuda::CudaWorker>(shared, Rank{rendezvous.rank() % ranks}, rendezvous.rank() / ranks,
                                          share, std::move(transport), options.pair_priority);

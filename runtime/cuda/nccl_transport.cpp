@@ -27,7 +27,7 @@ std::string to_bytes(std::span<const double> values) {
 }  // namespace
 
 NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
-                             std::uint32_t channels, std::chrono::milliseconds deadline,
+                             std::uint32_t channels, bool shared_threads, std::chrono::milliseconds deadline,
                              std::vector<SharedPair> shared)
     : schedule_(schedule),
       rendezvous_(rendezvous),
@@ -37,7 +37,7 @@ NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendez
       messages_(schedule.per_rank[rank_.value].messages.size()),
       shared_(std::move(shared)) {
   PLUMB_CHECK(rendezvous.ranks() == schedule.ranks() * schedule.data_parallel);
-  make_groups(channels, deadline);
+  make_groups(channels, shared_threads, deadline);
   clock_offset_ = rendezvous.clock_offset(host_now).offset;
 }
 
@@ -49,13 +49,58 @@ std::size_t NcclTransport::add_group(std::vector<std::vector<std::uint32_t>>& al
   return all.size() - 1;
 }
 
+std::vector<NcclTransport::Way> NcclTransport::ways() const {
+  std::vector<Way> ways;
+  for (std::uint32_t r = 0; r < schedule_.ranks(); ++r) {
+    for (const Message& message : schedule_.per_rank[r].messages) {
+      const Way way{r, message.peer.value};
+      if (is_send(message.op.kind) && std::find(ways.begin(), ways.end(), way) == ways.end())
+        ways.push_back(way);
+    }
+  }
+  return ways;
+}
+
+// A rank is in one part of a split, so ways that have a rank in common come from different splits.
+void NcclTransport::part(device::Communicator& parent, const std::vector<Way>& ways,
+                         std::map<Way, std::uint32_t>& found) {
+  std::vector<std::vector<Way>> splits;
+  for (const Way& way : ways) {
+    const auto apart = [&](const Way& other) {
+      return other.first != way.first && other.first != way.second && other.second != way.first &&
+             other.second != way.second;
+    };
+    auto split = std::find_if(splits.begin(), splits.end(), [&](const std::vector<Way>& taken) {
+      return std::all_of(taken.begin(), taken.end(), apart);
+    });
+    if (split == splits.end()) split = splits.emplace(splits.end());
+    split->push_back(way);
+  }
+  for (const std::vector<Way>& split : splits) {
+    const auto mine = std::find_if(split.begin(), split.end(), [&](const Way& way) {
+      return way.first == rank_.value || way.second == rank_.value;
+    });
+    if (mine == split.end()) {
+      static_cast<void>(parent.split(std::nullopt, 0));
+      continue;
+    }
+    found[*mine] = static_cast<std::uint32_t>(groups_.size());
+    Group& group = *groups_.emplace_back(std::make_unique<Group>());
+    group.workers = {worker_of(Rank{mine->first}), worker_of(Rank{mine->second})};
+    group.own = mine->first == rank_.value ? 0 : 1;
+    group.communicator = parent.split(static_cast<std::uint32_t>(mine - split.begin()), group.own);
+  }
+}
+
 // Every worker works out the same list of groups, so that the ids, each made by the first worker of its
 // group, find their way, and two workers come to their common groups in the same order.
-void NcclTransport::make_groups(std::uint32_t channels, std::chrono::milliseconds deadline) {
+void NcclTransport::make_groups(std::uint32_t channels, bool shared_threads,
+                                std::chrono::milliseconds deadline) {
   const std::uint32_t ranks = schedule_.ranks();
   std::vector<std::vector<std::uint32_t>> all;
-  std::map<std::pair<std::uint32_t, std::uint32_t>, std::size_t> channel_of;  // workers: from, to
+  std::map<Way, std::size_t> channel_of;  // workers: from, to
   std::vector<std::size_t> pipeline_of(schedule_.data_parallel);
+  std::vector<bool> is_parent;  // [group of all]
   std::map<std::vector<std::uint32_t>, std::size_t> sum_of;
   const bool batched = schedule_.placement == CommPlacement::batched;
   for (std::uint32_t copy = 0; copy < schedule_.data_parallel; ++copy) {
@@ -63,13 +108,14 @@ void NcclTransport::make_groups(std::uint32_t channels, std::chrono::millisecond
     for (std::uint32_t r = 0; r < ranks; ++r) pipeline.push_back(copy * ranks + r);
     if (batched) {
       pipeline_of[copy] = add_group(all, std::move(pipeline));
-      continue;
-    }
-    for (std::uint32_t r = 0; r < ranks; ++r) {
-      for (const Message& message : schedule_.per_rank[r].messages) {
-        const std::pair ends{copy * ranks + r, copy * ranks + message.peer.value};
-        if (is_send(message.op.kind) && !channel_of.contains(ends))
-          channel_of[ends] = add_group(all, {ends.first, ends.second});
+    } else if (shared_threads) {
+      add_group(all, pipeline);  // of the ways up
+      add_group(all, pipeline);  // of the ways down
+      is_parent.resize(all.size(), true);
+    } else {
+      for (const Way& way : ways()) {
+        const Way ends{copy * ranks + way.first, copy * ranks + way.second};
+        channel_of[ends] = add_group(all, {ends.first, ends.second});
       }
     }
   }
@@ -116,26 +162,45 @@ void NcclTransport::make_groups(std::uint32_t channels, std::chrono::millisecond
   ids = rendezvous_.broadcast(ids);
   PLUMB_CHECK(ids.size() == all.size() * sizeof(device::CommunicatorId));
 
+  is_parent.resize(all.size(), false);
   std::vector<std::uint32_t> own(all.size(), no_index);  // [group of all] among groups_
   for (std::size_t g = 0; g < all.size(); ++g) {
     const auto place = std::find(all[g].begin(), all[g].end(), rendezvous_.rank());
     if (place == all[g].end()) continue;
+    const auto place_in_it = static_cast<std::uint32_t>(place - all[g].begin());
+    device::CommunicatorId id{};
+    std::memcpy(id.data(), ids.data() + g * sizeof id, sizeof id);
+    device::Communicator communicator(id, static_cast<std::uint32_t>(all[g].size()), place_in_it, channels,
+                                      deadline);
+    if (is_parent[g]) {
+      parents_.push_back(std::move(communicator));
+      continue;
+    }
     own[g] = static_cast<std::uint32_t>(groups_.size());
     Group& group = *groups_.emplace_back(std::make_unique<Group>());
     group.workers = all[g];
-    group.own = static_cast<std::uint32_t>(place - all[g].begin());
-    device::CommunicatorId id{};
-    std::memcpy(id.data(), ids.data() + g * sizeof id, sizeof id);
-    group.communicator.emplace(id, static_cast<std::uint32_t>(all[g].size()), group.own, channels, deadline);
+    group.own = place_in_it;
+    group.communicator = std::move(communicator);
+  }
+
+  std::map<Way, std::uint32_t> parts;  // ranks: from, to
+  if (!parents_.empty()) {
+    std::vector<Way> up = ways();
+    const auto middle =
+        std::stable_partition(up.begin(), up.end(), [](const Way& way) { return way.first < way.second; });
+    const std::vector<Way> down(middle, up.end());
+    up.erase(middle, up.end());
+    part(parents_[0], up, parts);
+    part(parents_[1], down, parts);
   }
 
   for (const Message& message : schedule_.per_rank[rank_.value].messages) {
-    const std::uint32_t mine = worker_of(rank_);
-    const std::uint32_t theirs = worker_of(message.peer);
-    const std::size_t group = batched                    ? pipeline_of[copy_]
-                              : is_send(message.op.kind) ? channel_of.at({mine, theirs})
-                                                         : channel_of.at({theirs, mine});
-    message_groups_.push_back(own[group]);
+    const bool send = is_send(message.op.kind);
+    const Rank from = send ? rank_ : message.peer;
+    const Rank to = send ? message.peer : rank_;
+    message_groups_.push_back(batched             ? own[pipeline_of[copy_]]
+                              : !parents_.empty() ? parts.at({from.value, to.value})
+                                                  : own[channel_of.at({worker_of(from), worker_of(to)})]);
   }
   for (const Step& step : schedule_.per_rank[rank_.value].steps) {
     const auto* collective = std::get_if<Collective>(&step);
@@ -321,6 +386,7 @@ void NcclTransport::give_up(const std::string& reason) noexcept {
   for (const auto& group : groups_) {
     if (group->communicator) group->communicator->abort();
   }
+  for (device::Communicator& parent : parents_) parent.abort();
   rendezvous_.abort(reason);
 }
 

@@ -10,11 +10,13 @@
 #include "schedules/ir/lower.hpp"
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace plumb::cuda {
@@ -24,6 +26,10 @@ namespace plumb::cuda {
 /// together are one group of a communicator of the whole pipeline. Gradients are summed in a communicator for
 /// each set of owners, in the order of stages: the owners may reach them in different orders.
 ///
+/// NCCL moves a communicator's data with a host thread of its own, which spins while anything is posted.
+/// Where ranks share a machine's cores (`shared_threads`), the communicators of all messages towards higher
+/// ranks share one, and those towards lower ranks another.
+///
 /// Every rank issues from one thread. Whoever meets an error, or the deadline, aborts its communicators and
 /// tells the others through the rendezvous.
 class NcclTransport : public Transport {
@@ -31,7 +37,7 @@ class NcclTransport : public Transport {
   /// All ranks of all copies together: copy x ranks + rank is the rank in the rendezvous. `channels`: at most
   /// so many blocks of a kernel, taken from the computation beside it.
   NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
-                std::uint32_t channels, std::chrono::milliseconds deadline,
+                std::uint32_t channels, bool shared_threads, std::chrono::milliseconds deadline,
                 std::vector<SharedPair> shared = {});
   ~NcclTransport() override;
 
@@ -67,7 +73,14 @@ class NcclTransport : public Transport {
     const device::Event* after = nullptr;
   };
 
-  void make_groups(std::uint32_t channels, std::chrono::milliseconds deadline);
+  void make_groups(std::uint32_t channels, bool shared_threads, std::chrono::milliseconds deadline);
+  /// Ranks: from, to.
+  using Way = std::pair<std::uint32_t, std::uint32_t>;
+  /// All ways of a pipeline that messages go, in the same order on every rank.
+  std::vector<Way> ways() const;
+  /// Splits the parent, by all of the pipeline together, into a group for each way; adds this rank's to
+  /// groups_, and where they are there to `found`.
+  void part(device::Communicator& parent, const std::vector<Way>& ways, std::map<Way, std::uint32_t>& found);
   std::size_t add_group(std::vector<std::vector<std::uint32_t>>& all,
                         std::vector<std::uint32_t> workers) const;
   std::uint32_t worker_of(Rank rank) const { return copy_ * schedule_.ranks() + rank.value; }
@@ -85,6 +98,7 @@ class NcclTransport : public Transport {
   StepGuard& guard_;
   Rank rank_;
   std::uint32_t copy_;
+  std::vector<device::Communicator> parents_;    // of groups that share threads; they go after these
   std::vector<std::unique_ptr<Group>> groups_;   // that this worker is in, in the one order of all workers
   std::vector<std::uint32_t> message_groups_;    // [message]
   std::vector<Span> messages_;                   // [message]

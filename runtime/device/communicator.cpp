@@ -78,6 +78,20 @@ Communicator::~Communicator() {
   }
 }
 
+std::optional<Communicator> Communicator::split(std::optional<std::uint32_t> color, std::uint32_t key) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  config.splitShare = 1;
+  ncclComm* part = nullptr;
+  PLUMB_NCCL_CALL(ncclCommSplit(handle_, color ? static_cast<int>(*color) : NCCL_SPLIT_NOCOLOR,
+                                static_cast<int>(key), &part, &config));
+  settle("its ranks to part");
+  if (!color) return std::nullopt;
+  Communicator made(part, deadline_);
+  made.settle("its ranks to come together");
+  return made;
+}
+
 void Communicator::begin_group() { PLUMB_NCCL_CALL(ncclGroupStart()); }
 
 void Communicator::end_group() {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -45,6 +46,11 @@ class Communicator {
   Communicator& operator=(const Communicator&) = delete;
   ~Communicator();
 
+  /// All ranks of this communicator together: a communicator of those that give the same color, numbered in
+  /// the order of their keys; nothing for a rank without one. Its messages wait for nobody else's, but are
+  /// moved by this one's thread of the host, and it has to go before this one does.
+  std::optional<Communicator> split(std::optional<std::uint32_t> color, std::uint32_t key);
+
   /// Between begin_group and end_group sends and receives are one batch; every two-way exchange must be.
   void begin_group();
   void end_group();
@@ -59,6 +65,7 @@ class Communicator {
   void abort() noexcept;
 
  private:
+  Communicator(ncclComm* handle, std::chrono::milliseconds deadline) : handle_(handle), deadline_(deadline) {}
   void settle(const char* what);
 
   ncclComm* handle_ = nullptr;

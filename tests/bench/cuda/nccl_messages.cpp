@@ -1,7 +1,8 @@
 // What the messages of a DualPipe step need by themselves: a process a rank on one GPU, each with both of its
 // neighbours exchanging MESSAGES messages each way (half of a step's microbatches forward, half backward).
-//   nccl_messages RANKS MESSAGES BYTES [batched] [channels=N]
-// Unless batched, every direction between two ranks has a communicator and a stream, as NcclTransport has.
+//   nccl_messages RANKS MESSAGES BYTES [batched | shared-threads] [channels=N]
+// Unless batched, every direction between two ranks has a communicator and a stream, as NcclTransport has;
+// with shared-threads those are parts of two communicators, of the ways up and of the ways down.
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/device/buffer.hpp"
 #include "runtime/device/communicator.hpp"
@@ -15,8 +16,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
-#include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,6 +37,7 @@ struct Settings {
   std::int64_t bytes = 0;
   std::uint32_t channels = 2;
   bool batched = false;
+  bool threads = false;
 };
 
 Settings read(int argc, char** argv) {
@@ -44,6 +46,7 @@ Settings read(int argc, char** argv) {
   for (int i = 4; i < argc; ++i) {
     const std::string word = argv[i];
     if (word == "batched") s.batched = true;
+    if (word == "shared-threads") s.threads = true;
     if (word.starts_with("channels=")) s.channels = static_cast<std::uint32_t>(std::stoul(word.substr(9)));
   }
   return s;
@@ -58,45 +61,76 @@ struct Way {
   std::shared_ptr<device::Stream> stream;
 };
 
-std::shared_ptr<device::Communicator> connect(Rendezvous& rendezvous, const std::vector<std::uint32_t>& ranks,
-                                              std::uint32_t channels) {
-  const auto place = std::find(ranks.begin(), ranks.end(), rendezvous.rank());
+/// The communicators of some groups of ranks, on those ranks; all ids are exchanged at once.
+std::vector<std::shared_ptr<device::Communicator>> connect(
+    Rendezvous& rendezvous, const std::vector<std::vector<std::uint32_t>>& groups, std::uint32_t channels) {
   std::string mine;
-  if (rendezvous.rank() == ranks.front()) {
+  for (std::size_t g = 0; g < groups.size() && rendezvous.rank() == 0; ++g) {
     const device::CommunicatorId id = device::make_communicator_id();
-    mine.assign(reinterpret_cast<const char*>(id.data()), id.size());
+    mine.append(reinterpret_cast<const char*>(id.data()), id.size());
   }
-  std::string found;
-  for (const std::string& one : rendezvous.gather(mine)) found += one;
-  found = rendezvous.broadcast(found);
-  if (place == ranks.end()) return nullptr;
-  device::CommunicatorId id{};
-  std::memcpy(id.data(), found.data(), id.size());
-  return std::make_shared<device::Communicator>(id, static_cast<std::uint32_t>(ranks.size()),
-                                                static_cast<std::uint32_t>(place - ranks.begin()), channels,
-                                                deadline);
+  const std::string ids = rendezvous.broadcast(mine);
+  std::vector<std::shared_ptr<device::Communicator>> made(groups.size());
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const auto place = std::find(groups[g].begin(), groups[g].end(), rendezvous.rank());
+    if (place == groups[g].end()) continue;
+    device::CommunicatorId id{};
+    std::memcpy(id.data(), ids.data() + g * id.size(), id.size());
+    made[g] = std::make_shared<device::Communicator>(id, static_cast<std::uint32_t>(groups[g].size()),
+                                                     static_cast<std::uint32_t>(place - groups[g].begin()),
+                                                     channels, deadline);
+  }
+  return made;
 }
 
-std::vector<Way> connect_all(const Settings& s, Rendezvous& rendezvous) {
-  std::vector<Way> ways;
-  std::shared_ptr<device::Communicator> all;
-  std::shared_ptr<device::Stream> stream;
+struct Ways {
+  std::vector<std::shared_ptr<device::Communicator>> parents;
+  std::vector<Way> all;
+};
+
+Ways connect_all(const Settings& s, Rendezvous& rendezvous) {
+  Ways ways;
+  const std::uint32_t own = rendezvous.rank();
+  std::vector<std::uint32_t> everybody(s.ranks);
+  std::iota(everybody.begin(), everybody.end(), 0U);
+  const auto add = [&](std::uint32_t from, std::uint32_t to,
+                       std::shared_ptr<device::Communicator> communicator,
+                       std::shared_ptr<device::Stream> stream) {
+    const bool send = own == from;
+    const std::uint32_t peer = s.batched ? (send ? to : from) : (send ? 1 : 0);
+    ways.all.push_back(
+        {send, peer, device::Buffer(Bytes{s.bytes}), std::move(communicator), std::move(stream)});
+  };
+  const auto new_stream = [] { return std::make_shared<device::Stream>(device::Priority::high); };
   if (s.batched) {
-    std::vector<std::uint32_t> ranks;
-    for (std::uint32_t r = 0; r < s.ranks; ++r) ranks.push_back(r);
-    all = connect(rendezvous, ranks, s.channels);
-    stream = std::make_shared<device::Stream>(device::Priority::high);
-  }
-  for (std::uint32_t low = 0; low + 1 < s.ranks; ++low) {
+    const auto all = connect(rendezvous, {everybody}, s.channels).front();
+    const auto stream = new_stream();
+    for (const std::uint32_t peer : {own - 1, own + 1}) {
+      if (peer >= s.ranks) continue;
+      add(own, peer, all, stream);
+      add(peer, own, all, stream);
+    }
+  } else if (s.threads) {
+    ways.parents = connect(rendezvous, {everybody, everybody}, s.channels);
     for (const bool up : {true, false}) {
-      const std::uint32_t from = up ? low : low + 1, to = up ? low + 1 : low;
-      std::shared_ptr<device::Communicator> own = all;
-      if (!s.batched) own = connect(rendezvous, {from, to}, s.channels);
-      if (rendezvous.rank() != from && rendezvous.rank() != to) continue;
-      const bool send = rendezvous.rank() == from;
-      const std::uint32_t peer = s.batched ? (send ? to : from) : (send ? 1 : 0);
-      ways.push_back({send, peer, device::Buffer(Bytes{s.bytes}), own,
-                      s.batched ? stream : std::make_shared<device::Stream>(device::Priority::high)});
+      for (const std::uint32_t odd : {0U, 1U}) {  // neighbours' ways have a rank in common
+        const std::uint32_t low = own % 2 == odd ? own : own - 1;
+        const bool there = low < s.ranks && low + 1 < s.ranks;
+        const std::uint32_t from = up ? low : low + 1, to = up ? low + 1 : low;
+        std::optional<device::Communicator> part =
+            ways.parents[up ? 0 : 1]->split(there ? std::optional(low) : std::nullopt, own == from ? 0 : 1);
+        if (part) add(from, to, std::make_shared<device::Communicator>(std::move(*part)), new_stream());
+      }
+    }
+  } else {
+    std::vector<std::vector<std::uint32_t>> pairs;
+    for (std::uint32_t low = 0; low + 1 < s.ranks; ++low) {
+      pairs.push_back({low, low + 1});
+      pairs.push_back({low + 1, low});
+    }
+    const auto made = connect(rendezvous, pairs, s.channels);
+    for (std::size_t w = 0; w < made.size(); ++w) {
+      if (made[w]) add(pairs[w][0], pairs[w][1], made[w], new_stream());
     }
   }
   return ways;
@@ -118,12 +152,12 @@ void exchange(const Settings& s, std::vector<Way>& ways) {
 
 int be_rank(const Settings& s) {
   Rendezvous rendezvous(discover({}, process_environment(), getppid()), deadline);
-  std::vector<Way> ways = connect_all(s, rendezvous);
+  Ways ways = connect_all(s, rendezvous);
   std::vector<double> times;
   for (int i = 0; i < repetitions; ++i) {
     rendezvous.barrier();
     const auto begin = std::chrono::steady_clock::now();
-    exchange(s, ways);
+    exchange(s, ways.all);
     rendezvous.barrier();
     times.push_back(
         std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
@@ -135,8 +169,11 @@ int be_rank(const Settings& s) {
   std::printf(
       "messages %u ranks, %u of %ld bytes each way, %s, %u channels: median %.1f ms, from %.1f to %.1f, %.2f "
       "GB/s\n",
-      s.ranks, s.messages, static_cast<long>(s.bytes), s.batched ? "batched" : "per-op", s.channels, median,
-      times[1], times.back(), moved / median / 1e6);
+      s.ranks, s.messages, static_cast<long>(s.bytes),
+      s.batched   ? "batched"
+      : s.threads ? "shared threads"
+                  : "per-op",
+      s.channels, median, times[1], times.back(), moved / median / 1e6);
   return 0;
 }
 

@@ -1,12 +1,12 @@
 // Schedules on one GPU with a process a rank and NCCL between them, started by this program itself.
-//   nccl_steps HIDDEN TOKENS RANKS MICROBATCHES SCHEDULE[:CHUNKS][,…] [check] [batched] [shares] [gpt]
-//              [fp32] [algorithms=FILE] [channels=N] [connections=N] [without-sums] [without-mps] [kill |
-//              freeze]
-// algorithms: how matrix products are computed, read if the file is there and else written by rank 0: ranks
-// that try products out beside each other choose badly, and long. shares: each rank has its own share of the
-// GPU instead of all of it. without-sums: the two owners of a stage keep their gradients to themselves, as
-// DualPipe's published example does in its step. kill, freeze: rank 1 is killed, or stopped, in the middle of
-// the second step; the deadline is 5 s.
+//   nccl_steps HIDDEN TOKENS RANKS MICROBATCHES SCHEDULE[:CHUNKS][+threads][,…]
+//              [check] [batched] [shares] [gpt] [fp32] [algorithms=FILE] [channels=N] [connections=N]
+//              [without-sums] [without-mps] [kill | freeze]
+// threads: NcclOptions::shared_threads. algorithms: how matrix products are computed, read if the file is
+// there and else written by rank 0: ranks that try products out beside each other choose badly, and long.
+// shares: each rank has its own share of the GPU instead of all of it. without-sums: the two owners of a
+// stage keep their gradients to themselves, as DualPipe's published example does in its step. kill, freeze:
+// rank 1 is killed, or stopped, in the middle of the second step; the deadline is 5 s.
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/launch/mps.hpp"
@@ -44,7 +44,7 @@ struct Settings {
   std::uint32_t channels = NcclOptions{}.channels;
   std::uint32_t connections = 0;  // hardware queues of a process; 0: as everybody has them
   bool check = false, batched = false, shares = false, text = false, mps = true, sums = true, kill = false,
-       freeze = false;
+       freeze = false, threads = false;
   bool fp32 = false;
 };
 
@@ -92,6 +92,16 @@ void remove_sums(LoweredSchedule& lowered) {
     std::erase_if(rank.steps, [](const Step& step) { return std::holds_alternative<Collective>(step); });
 }
 
+/// One microbatch's numbers for all of them: a step takes as long, and the host is ready sooner.
+void load_alike(Worker& worker, const TrainingPlan& plan) {
+  std::optional<MicrobatchData> data;
+  for (std::uint32_t m = 0; m < plan.schedule.microbatches; ++m) {
+    if (!worker.needs(Microbatch{m})) continue;
+    if (!data) data = data_of(plan).microbatch(1, 0);
+    worker.load(Microbatch{m}, *data);
+  }
+}
+
 double largest(Worker& worker, Rendezvous& rendezvous, double value) {
   std::vector<double> all(rendezvous.ranks());
   all[rendezvous.rank()] = value;
@@ -99,7 +109,11 @@ double largest(Worker& worker, Rendezvous& rendezvous, double value) {
   return *std::max_element(all.begin(), all.end());
 }
 
-void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
+void run(Settings s, std::string name, Rendezvous& rendezvous) {
+  if (const auto plus = name.find('+'); plus != std::string::npos) {
+    s.threads = true;
+    name.resize(plus);
+  }
   const auto colon = name.find(':');
   Shape shape{s.ranks, s.microbatches, std::nullopt, std::nullopt};
   if (colon != std::string::npos)
@@ -118,17 +132,18 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
   options.share = rendezvous.rank();
   options.algorithms = &algorithms;
   options.channels = s.channels;
+  options.shared_threads = s.threads;
   const auto begin = std::chrono::steady_clock::now();
   Team team;
   team.push_back(make_nccl_worker(plan, rendezvous, options));
   Worker& worker = *team.front();
   if (write) write_algorithms(s.algorithms, algorithms);
-  load(team, plan);
+  s.check ? load(team, plan) : load_alike(worker, plan);
   rendezvous.barrier();
   const double start = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   std::vector<double> steps;
   double compute_end = 0, busy = 0, most_busy = 0;  // of the last step
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < 7; ++i) {
     if ((s.kill || s.freeze) && i == 1 && rendezvous.rank() == 1) {
       worker.clear_gradients();
       worker.begin_step();
@@ -159,8 +174,11 @@ void run(const Settings& s, const std::string& name, Rendezvous& rendezvous) {
   }
   if (rendezvous.rank() == 0) {
     std::printf("%-18s %u ranks m %u %s, %u channels%s: ready in %.1f s, steps", name.c_str(), s.ranks,
-                s.microbatches, s.batched ? "batched" : "per-op", s.channels, s.sums ? "" : ", without sums",
-                start);
+                s.microbatches,
+                s.batched   ? "batched"
+                : s.threads ? "per-op, shared threads"
+                            : "per-op",
+                s.channels, s.sums ? "" : ", without sums", start);
     for (const double each : steps) std::printf(" %.3f", each);
     std::sort(steps.begin(), steps.end());
     std::printf(

@@ -3,7 +3,8 @@
 Usage: dualpipe_steps.py PACKAGE EXAMPLE [--shape RANKS,MICROBATCHES]... [--hidden H] [--tokens T] [--json FILE]
 PACKAGE: the folder that holds the package `dualpipe` (DeepSeek's, 1.0.0); EXAMPLE: its examples/example_dualpipe.py, whose
 stage and loss are used. A process a rank, each a host of its own to NCCL, under NVIDIA's MPS (started here unless
-CUDA_MPS_PIPE_DIRECTORY names one). Several shapes run in one set of processes, the largest number of ranks decides.
+CUDA_MPS_PIPE_DIRECTORY names one). Several shapes run in one set of processes, the largest number of ranks decides. The step is the package's: it does not sum the
+gradients of a stage's two owners, which its example does afterwards; the second figure has that, in bf16 as its gradients are.
 """
 import argparse
 import importlib.util
@@ -19,22 +20,22 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-WARM_UP, STEPS = 2, 7
+WARM_UP = 1
 BF16 = torch.bfloat16
 
 
 class Pipeline:
     """Some ranks of the job, and what they time together."""
 
-    def __init__(self, ranks):
-        self.ranks = ranks
+    def __init__(self, ranks, steps):
+        self.ranks, self.steps = ranks, steps
         self.group = dist.new_group(list(range(ranks)))
         self.member = dist.get_rank() < ranks
 
     def median_ms(self, run):
         """(median, all) of the slowest rank's time from a barrier to the end of its work."""
         times = []
-        for i in range(WARM_UP + STEPS):
+        for i in range(WARM_UP + self.steps):
             torch.cuda.synchronize()
             dist.barrier(self.group)
             torch.cuda.synchronize()
@@ -80,7 +81,7 @@ def rank_main(rank, world, arguments, records):
     dualpipe.set_p2p_tensor_shapes([(1, tokens, hidden)])
     dualpipe.set_p2p_tensor_dtype(BF16)
     for ranks, microbatches in arguments.shapes:
-        pipeline = Pipeline(ranks)
+        pipeline = Pipeline(ranks, arguments.steps)
         if pipeline.member:
             torch.manual_seed(rank)
             torch.cuda.reset_peak_memory_stats()
@@ -117,8 +118,9 @@ def rank_main(rank, world, arguments, records):
                       "device": torch.cuda.get_device_name()}
             record["step_ms"], record["steps_ms"] = pipeline.median_ms(step)
             record["peak_bytes_rank_0"] = torch.cuda.max_memory_allocated()
-            record["step_and_sum_ms"], _ = pipeline.median_ms(step_and_sum)
-            record["messages_ms"], _ = pipeline.median_ms(exchange_messages(pipeline, rank, microbatches, tokens, hidden))
+            if not arguments.only_steps:
+                record["step_and_sum_ms"], _ = pipeline.median_ms(step_and_sum)
+                record["messages_ms"], _ = pipeline.median_ms(exchange_messages(pipeline, rank, microbatches, tokens, hidden))
             if rank == 0:
                 records.put(record)
             del model, stages, x, labels, step, step_and_sum
@@ -134,6 +136,8 @@ def main():
     parser.add_argument("--shape", action="append", dest="shapes", type=lambda text: tuple(map(int, text.split(","))))
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=7, help="timed, after one that is not")
+    parser.add_argument("--only-steps", action="store_true", help="neither sums of the owners' gradients nor messages alone")
     parser.add_argument("--eager-nccl", action="store_true", help="connect all ranks before the first message")
     parser.add_argument("--json")
     arguments = parser.parse_args()
@@ -153,8 +157,9 @@ def main():
         if folder:
             subprocess.run(["nvidia-cuda-mps-control"], input=b"quit\n", check=False)
     for one in documents:
-        print(f"{one['ranks']} ranks, {one['microbatches']} microbatches: step {one['step_ms']:.1f} ms, with the owners' gradients "
-              f"summed {one['step_and_sum_ms']:.1f}, messages alone {one['messages_ms']:.1f}, rank 0 holds at most "
+        more = "" if arguments.only_steps else (f", with the owners' gradients summed {one['step_and_sum_ms']:.1f}, messages alone "
+                                                f"{one['messages_ms']:.1f}")
+        print(f"{one['ranks']} ranks, {one['microbatches']} microbatches: step {one['step_ms']:.1f} ms{more}; rank 0 holds at most "
               f"{one['peak_bytes_rank_0'] / 1e6:.0f} MB  (PyTorch {one['pytorch']}, NCCL {one['nccl']})")
     if arguments.json:
         with open(arguments.json, "w") as file:

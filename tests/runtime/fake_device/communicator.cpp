@@ -11,6 +11,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <vector>
 
 struct ncclComm {
   struct Half {
@@ -23,6 +24,13 @@ struct ncclComm {
     std::size_t arrived = 0;
     bool done = false;
   };
+  struct Common;
+  /// Ranks that part: those of one color meet again.
+  struct Split {
+    std::size_t arrived = 0;
+    std::map<std::uint32_t, std::vector<std::uint32_t>> keys;  // [color]
+    std::map<std::uint32_t, std::shared_ptr<Common>> parts;    // [color]
+  };
   struct Common {
     std::mutex mutex;
     std::condition_variable changed;
@@ -32,6 +40,7 @@ struct ncclComm {
     std::map<std::pair<std::uint32_t, std::uint32_t>, std::deque<std::shared_ptr<Half>>> sends,
         receives;  // from, to
     std::map<std::uint64_t, Sum> sums;
+    std::map<std::uint64_t, Split> splits;
   };
   struct Operation {
     bool send = false;
@@ -42,6 +51,7 @@ struct ncclComm {
   std::shared_ptr<Common> common;
   std::uint32_t rank = 0;
   std::uint64_t sums = 0;
+  std::uint64_t splits = 0;
   std::vector<Operation> group;
 };
 
@@ -92,6 +102,28 @@ Communicator::Communicator(const CommunicatorId& id, std::uint32_t ranks, std::u
     throw DeviceError("NCCL waited for its ranks to come together");
 }
 Communicator::~Communicator() { delete handle_; }
+
+std::optional<Communicator> Communicator::split(std::optional<std::uint32_t> color, std::uint32_t key) {
+  ncclComm::Common& common = *handle_->common;
+  std::unique_lock lock(common.mutex);
+  ncclComm::Split& split = common.splits[handle_->splits++];
+  if (color) {
+    split.keys[*color].push_back(key);
+    if (auto& part = split.parts[*color]; !part) part = std::make_shared<ncclComm::Common>();
+  }
+  ++split.arrived;
+  common.changed.notify_all();
+  if (!common.changed.wait_for(lock, deadline_, [&] { return split.arrived == common.ranks; }))
+    throw DeviceError("NCCL waited for its ranks to part");
+  if (!color) return std::nullopt;
+  auto* made = new ncclComm;
+  made->common = split.parts.at(*color);
+  const std::vector<std::uint32_t>& keys = split.keys.at(*color);
+  made->common->ranks = static_cast<std::uint32_t>(keys.size());
+  made->rank = static_cast<std::uint32_t>(
+      std::count_if(keys.begin(), keys.end(), [&](std::uint32_t other) { return other < key; }));
+  return Communicator(made, deadline_);
+}
 
 void Communicator::begin_group() { handle_->group.clear(); }
 void Communicator::send(const void* data, Bytes bytes, std::uint32_t peer, const Stream& stream) {

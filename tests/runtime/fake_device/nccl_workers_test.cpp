@@ -34,7 +34,8 @@ TrainingPlan plan_of(const std::string& name, std::uint32_t ranks, CommPlacement
 
 /// Each rank in a thread of its own, with its own rendezvous and worker. What each threw: [rank], empty where
 /// nothing.
-std::vector<std::string> run(const TrainingPlan& plan, const std::function<void(Team&, Rendezvous&)>& body) {
+std::vector<std::string> run(const TrainingPlan& plan, const std::function<void(Team&, Rendezvous&)>& body,
+                             const NcclOptions& options = {}) {
   const std::uint32_t count = plan.schedule.ranks() * plan.schedule.data_parallel;
   const std::uint16_t port = port_of(listen_on("127.0.0.1", 0));
   std::vector<std::string> errors(count);
@@ -50,7 +51,7 @@ std::vector<std::string> run(const TrainingPlan& plan, const std::function<void(
         placement.job = "nccl_workers_test";
         Rendezvous rendezvous(placement, std::chrono::seconds{20});
         Team team;
-        team.push_back(make_nccl_worker(plan, rendezvous));
+        team.push_back(make_nccl_worker(plan, rendezvous, options));
         load(team, plan);
         body(team, rendezvous);
       } catch (const std::exception& error) {
@@ -68,15 +69,16 @@ void one_step(Team& team) {
   execute(team.front()->program(), *team.front());
 }
 
-void expect_unpipelined(const TrainingPlan& plan) {
+void expect_unpipelined(const TrainingPlan& plan, const NcclOptions& options = {}) {
   const Unpipelined expected = run_unpipelined_on_gpu(plan, data_of(plan), 1, {});
   std::mutex mutex;
-  const std::vector<std::string> errors = run(plan, [&](Team& team, Rendezvous&) {
+  const auto body = [&](Team& team, Rendezvous&) {
     for (int i = 0; i < 2; ++i) one_step(team);
     const GradientCheck check = compare(team, plan, expected.gradients);
     const std::lock_guard lock(mutex);
     EXPECT_LT(check.max_difference, 1e-13) << check.worst_parameter;
-  });
+  };
+  const std::vector<std::string> errors = run(plan, body, options);
   for (const std::string& error : errors) EXPECT_EQ(error, "");
 }
 
@@ -88,6 +90,17 @@ TEST(NcclWorkers, ComputeWhatNoPipelineComputes) {
       expect_unpipelined(plan_of(name, 4, placement));
     }
   }
+}
+
+// Interleaved schedules also send from the last rank to the first: ways that share ranks in a ring.
+TEST(NcclWorkers, WaysThatShareAThreadOfTheHostStayApart) {
+  NcclOptions options;
+  options.shared_threads = true;
+  for (const char* name : {"1f1b", "interleaved-1f1b", "dualpipe", "dualpipe-v"}) {
+    SCOPED_TRACE(name);
+    expect_unpipelined(plan_of(name, 4, CommPlacement::per_op), options);
+  }
+  expect_unpipelined(plan_of("interleaved-1f1b", 3, CommPlacement::per_op, 2), options);
 }
 
 TEST(NcclWorkers, CopiesOfAPipelineSumTheirGradients) {
