@@ -53,8 +53,8 @@ Bytes peak_activations(Crew& crew);
 /// How long steps run one behind the other before one counts. A GPU under load reaches its power limit and
 /// lowers its clock within some hundred milliseconds; a pause lets it rise again.
 struct WarmUp {
-  Duration before_first{800'000'000};
-  Duration before_each{300'000'000};  // reading a record is such a pause
+  Duration before_first{500'000'000};
+  Duration before_each{200'000'000};  // reading a record is such a pause
 };
 
 /// Loads the first step's data, and measures `count` steps, each right behind others as in training. By step
