@@ -127,51 +127,98 @@ std::string content_of(const StageState& state, std::vector<ParameterSpec> param
   return content;
 }
 
-// One file of a checkpoint, whole or refused.
+// One file of a checkpoint: what its header says, and that it is as long as that.
 struct StoredStage {
   fs::path path;
   std::uint64_t step = 0;
   std::uint64_t seed = 0;
-  std::string content;
   struct Place {
-    std::size_t offset;  // of its weights in `content`; the moments follow
+    std::uint64_t offset;  // of its weights in the file; the moments follow
     std::uint64_t elements;
   };
   std::map<std::string, Place> parameters;
 };
 
-StoredStage read_stage(const fs::path& path) {
+StoredStage read_header(const fs::path& path) {
   StoredStage stored;
   stored.path = path;
   std::ifstream file(path, std::ios::binary);
-  if (!file) fail(path, fmt::format("cannot be read: {}", std::strerror(errno)));
-  stored.content.assign(std::istreambuf_iterator<char>(file), {});
-  std::uint64_t sum = 0;
-  if (stored.content.size() < magic.size() + sizeof sum || !stored.content.starts_with(magic)) {
-    fail(path, fmt::format("is no checkpoint: it does not begin with {}", magic));
-  }
-  std::memcpy(&sum, stored.content.data() + stored.content.size() - sizeof sum, sizeof sum);
-  stored.content.resize(stored.content.size() - sizeof sum);
-  if (checksum(stored.content) != sum) fail(path, "is damaged or cut short: its checksum does not match");
-  // What matches its checksum is as it was written; still nothing is read beyond its end.
-  std::istringstream header(stored.content);
+  std::error_code error;
+  const std::uint64_t size = fs::file_size(path, error);
+  if (!file || error) fail(path, fmt::format("cannot be read: {}", std::strerror(errno)));
+  std::string begin(magic.size(), '\0');
+  file.read(begin.data(), static_cast<std::streamsize>(begin.size()));
+  if (begin != magic) fail(path, fmt::format("is no checkpoint: it does not begin with {}", magic));
   std::string word;
-  std::size_t count = 0;
-  header >> word >> word >> stored.step >> word >> stored.seed >> word >> count;
-  std::vector<std::pair<std::string, std::uint64_t>> listed(
-      std::min<std::size_t>(count, stored.content.size()));
-  for (auto& [name, elements] : listed) header >> name >> elements;
-  header.get();
-  if (!header) fail(path, "is no checkpoint: its header ends early");
-  auto offset = static_cast<std::size_t>(header.tellg());
+  std::uint64_t count = 0;
+  file >> word >> stored.step >> word >> stored.seed >> word >> count;
+  std::vector<std::pair<std::string, std::uint64_t>> listed(std::min(count, size));
+  for (auto& [name, elements] : listed) {
+    // Of a header that is no header, not all of its lines.
+    if (!(file >> name >> elements)) break;
+  }
+  file.get();
+  if (!file) fail(path, "is no checkpoint: its header ends early");
+  auto offset = static_cast<std::uint64_t>(file.tellg());
   for (const auto& [name, elements] : listed) {
     stored.parameters[name] = {offset, elements};
-    if (elements > (stored.content.size() - offset) / (3 * sizeof(float)))
-      fail(path, "is shorter than its header says");
+    if (elements > size) fail(path, "is cut short or damaged: it is smaller than a parameter in its header");
     offset += 3 * elements * sizeof(float);
   }
-  if (offset != stored.content.size()) fail(path, "is longer than its header says");
+  offset += sizeof(std::uint64_t);  // the checksum
+  if (size < offset)
+    fail(path, fmt::format("has {} bytes and should have {}: it is cut short", size, offset));
+  if (size > offset) fail(path, fmt::format("has {} bytes and is longer than its {}", size, offset));
   return stored;
+}
+
+// All of the file, unless its checksum is another's.
+std::string read_content(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string content{std::istreambuf_iterator<char>(file), {}};
+  std::uint64_t sum = 0;
+  if (!file || content.size() < sizeof sum)
+    fail(path, fmt::format("cannot be read: {}", std::strerror(errno)));
+  std::memcpy(&sum, content.data() + content.size() - sizeof sum, sizeof sum);
+  content.resize(content.size() - sizeof sum);
+  if (checksum(content) != sum) fail(path, "is damaged: its checksum does not match");
+  return content;
+}
+
+std::vector<StoredStage> read_headers(const fs::path& whole, std::uint64_t step, std::uint64_t seed) {
+  std::vector<fs::path> files;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(whole, error)) {
+    if (entry.path().extension() == ".plumb") files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  std::vector<StoredStage> stored;
+  for (const fs::path& file : files) {
+    const StoredStage& stage = stored.emplace_back(read_header(file));
+    if (stage.step != step) fail(file, fmt::format("is of step {}, not {}", stage.step, step));
+    if (stage.seed != seed)
+      fail(file, fmt::format("was begun with seed {}; this run has {}", stage.seed, seed));
+  }
+  return stored;
+}
+
+// Which of the files holds the parameter.
+const StoredStage& holder_of(const ParameterSpec& parameter, const std::vector<StoredStage>& stored,
+                             const fs::path& whole) {
+  const auto holder = std::find_if(stored.begin(), stored.end(), [&](const StoredStage& stage) {
+    return stage.parameters.contains(parameter.name);
+  });
+  if (holder == stored.end()) {
+    // The name may be a damaged one.
+    for (const StoredStage& stage : stored) read_content(stage.path);
+    fail(whole, fmt::format("has no {}", parameter.name));
+  }
+  const std::uint64_t elements = holder->parameters.at(parameter.name).elements;
+  if (elements != parameter.elements()) {
+    fail(holder->path, fmt::format("has {} of {} elements; the model's has {}", parameter.name, elements,
+                                   parameter.elements()));
+  }
+  return *holder;
 }
 
 }  // namespace
@@ -241,46 +288,37 @@ void save_checkpoint(Worker& worker, const TrainingPlan& plan, const std::string
   if (failure) std::rethrow_exception(failure);
 }
 
-std::uint64_t load_checkpoint(Worker& worker, const TrainingPlan& plan, const std::string& folder) {
+std::uint64_t check_checkpoint(const TrainingPlan& plan, const std::string& folder) {
   const auto step = latest_checkpoint(folder);
   if (!step) throw BadInput(folder, "holds no checkpoint to resume from");
   const fs::path whole = fs::path(folder) / name_of(*step);
-  std::vector<fs::path> files;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(whole, error)) {
-    if (entry.path().extension() == ".plumb") files.push_back(entry.path());
+  const std::vector<StoredStage> stored = read_headers(whole, *step, plan.seed);
+  for (const StageContent& stage : plan.layout.stages) {
+    for (const ParameterSpec& parameter : stage_parameters(plan.model, stage))
+      holder_of(parameter, stored, whole);
   }
-  std::sort(files.begin(), files.end());
-  std::vector<StoredStage> stored;
-  for (const fs::path& file : files) {
-    StoredStage& stage = stored.emplace_back(read_stage(file));
-    if (stage.step != *step) fail(file, fmt::format("is of step {}, not {}", stage.step, *step));
-    if (stage.seed != plan.seed) {
-      fail(file, fmt::format("was begun with seed {}; this run has {}", stage.seed, plan.seed));
-    }
-  }
+  return *step;
+}
+
+std::uint64_t load_checkpoint(Worker& worker, const TrainingPlan& plan, const std::string& folder) {
+  const std::uint64_t step = check_checkpoint(plan, folder);
+  const fs::path whole = fs::path(folder) / name_of(step);
+  const std::vector<StoredStage> stored = read_headers(whole, step, plan.seed);
+  std::map<fs::path, std::string> contents;  // of the files that hold something of this worker's
   for (const Stage stage : worker.program().held) {
     StageState state = worker.state(stage);
     for (const ParameterSpec& parameter : stage_parameters(plan.model, plan.layout.stages[stage.value])) {
-      const StoredStage* holder = nullptr;
-      for (const StoredStage& candidate : stored) {
-        if (candidate.parameters.contains(parameter.name)) holder = &candidate;
-      }
-      if (!holder) fail(whole, fmt::format("has no {}", parameter.name));
-      const StoredStage::Place& place = holder->parameters.at(parameter.name);
-      if (place.elements != parameter.elements()) {
-        fail(holder->path, fmt::format("has {} of {} elements; the model's has {}", parameter.name,
-                                       place.elements, parameter.elements()));
-      }
+      const StoredStage& holder = holder_of(parameter, stored, whole);
+      if (!contents.contains(holder.path)) contents[holder.path] = read_content(holder.path);
       const std::size_t bytes = parameter.elements() * sizeof(float);
-      const char* from = holder->content.data() + place.offset;
+      const char* from = contents.at(holder.path).data() + holder.parameters.at(parameter.name).offset;
       std::memcpy(state.weights.data() + parameter.offset, from, bytes);
       std::memcpy(state.first_moments.data() + parameter.offset, from + bytes, bytes);
       std::memcpy(state.second_moments.data() + parameter.offset, from + 2 * bytes, bytes);
     }
     worker.set_state(stage, state);
   }
-  return *step;
+  return step;
 }
 
 }  // namespace plumb

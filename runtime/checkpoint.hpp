@@ -22,8 +22,13 @@ void save_checkpoint(Worker& worker, const TrainingPlan& plan, const std::string
 /// The step of the newest checkpoint in the folder, if there is one.
 std::optional<std::uint64_t> latest_checkpoint(const std::string& folder);
 
-/// Takes up the newest checkpoint: returns its step. Throws BadInput that names the file: damaged or cut
-/// short, of another seed, or without a parameter that the plan's model has, or with another size of it.
+/// Looks at the newest checkpoint, headers and sizes alone, before anything that takes long: returns its
+/// step. Throws BadInput that names the file: cut short, of another seed, or without a parameter that the
+/// plan's model has, or with another size of it.
+std::uint64_t check_checkpoint(const TrainingPlan& plan, const std::string& folder);
+
+/// Takes up the newest checkpoint: returns its step. Throws BadInput as check_checkpoint does, and where the
+/// content of a file that it needs is damaged. Reads no other files.
 std::uint64_t load_checkpoint(Worker& worker, const TrainingPlan& plan, const std::string& folder);
 
 }  // namespace plumb

@@ -326,10 +326,6 @@ Outcome train(const Options& options, const TrainingPlan& plan, Team& team, cons
   if (options.resume) {
     done = latest_checkpoint(options.checkpoint).value_or(0);
     team.each([&](Worker& worker) { load_checkpoint(worker, plan, options.checkpoint); });
-    if (done >= options.steps) {
-      throw BadInput("--steps",
-                     fmt::format("is {}, and the checkpoint is of step {} already", options.steps, done));
-    }
   }
   const std::uint64_t first = done + 1;
   for (std::uint64_t step = first; step <= options.steps && outcome.stop.signal == 0; ++step) {
@@ -419,6 +415,13 @@ int run_ranks(const Options& options, const RankPlace& place, Rendezvous* rendez
                                             place.placement.launcher, place.placement.ranks));
     }
   }
+  if (options.resume) {
+    const std::uint64_t done = check_checkpoint(plan, options.checkpoint);
+    if (done >= options.steps) {
+      throw BadInput("--steps",
+                     fmt::format("is {}, and the checkpoint is of step {} already", options.steps, done));
+    }
+  }
   const TrainingData data = options.data.empty()
                                 ? TrainingData::synthetic(plan.model, plan.layout, plan.seed)
                                 : TrainingData::of_file(options.data, plan.model, plan.layout, plan.seed);
@@ -467,7 +470,9 @@ int run(const Options& options, Console& console) {
   request.ranks = ranks();
   place = place_ranks(request);
   if (place.where == RankPlace::Where::process_each_to_start) {
-    plan_of(options, console, false);  // so that bad input is said once
+    // So that bad input is said once, and before a GPU is touched.
+    const TrainingPlan plan = plan_of(options, console, false);
+    if (options.resume) check_checkpoint(plan, options.checkpoint);
     return start_ranks(request, place);
   }
   if (request.transport == RunTransport::local) return run_ranks(options, place, nullptr, console);
