@@ -179,11 +179,11 @@ int be_rank(const Settings& s) {
 
 int launch(const Settings& s, int argc, char** argv) {
   std::optional<Mps> mps;
-  OwnRanks job{s.ranks,
-               "/proc/self/exe",
-               {argv + 1, argv + argc},
-               one_gpu_environment(s.ranks),
-               std::chrono::seconds{8}};
+  OwnRanks job;
+  job.ranks = s.ranks;
+  job.program = "/proc/self/exe";
+  job.arguments.assign(argv + 1, argv + argc);
+  job.environment = one_gpu_environment(s.ranks);
   if (!mps_is_running()) {
     mps.emplace();
     for (auto& variable : mps->environment()) job.environment.push_back(std::move(variable));
