@@ -142,6 +142,7 @@ void run(Settings s, std::string name, Rendezvous& rendezvous) {
   rendezvous.barrier();
   const double start = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   std::vector<double> steps;
+  std::vector<double> walls;  // the same by the slowest host's clock, with gradients cleared and all launched
   double compute_end = 0, busy = 0, most_busy = 0;  // of the last step
   for (int i = 0; i < 7; ++i) {
     if ((s.kill || s.freeze) && i == 1 && rendezvous.rank() == 1) {
@@ -150,7 +151,13 @@ void run(Settings s, std::string name, Rendezvous& rendezvous) {
       std::fprintf(stderr, "rank 1 %s itself\n", s.kill ? "kills" : "stops");
       raise(s.kill ? SIGKILL : SIGSTOP);
     }
+    rendezvous.barrier();
+    const auto step_begin = std::chrono::steady_clock::now();
     step(team);
+    const double wall = largest(
+        worker, rendezvous,
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - step_begin).count());
+    walls.push_back(wall);
     const StepTimes times = worker.times();
     TimePoint end{};
     Duration own_busy{};
@@ -181,9 +188,11 @@ void run(Settings s, std::string name, Rendezvous& rendezvous) {
                 s.channels, s.sums ? "" : ", without sums", start);
     for (const double each : steps) std::printf(" %.3f", each);
     std::sort(steps.begin(), steps.end());
+    std::sort(walls.begin(), walls.end());
     std::printf(
-        " ms, median %.3f; of the last step compute ends at %.3f, ranks busy %.3f together, %.3f at most",
-        steps[steps.size() / 2], compute_end, busy, most_busy);
+        " ms, median %.3f, by the host's clock %.3f; of the last step compute ends at %.3f, ranks busy %.3f "
+        "together, %.3f at most",
+        steps[steps.size() / 2], walls[walls.size() / 2], compute_end, busy, most_busy);
     if (s.check) std::printf("; gradients %.2e", difference);
     std::printf("\n");
     std::fflush(stdout);
