@@ -1,8 +1,9 @@
 // How far schedules' losses and gradients are from those of the same microbatches one by one through the
 // model in one piece, on one GPU.
-//   gradient_table             every schedule on 2, 4 and 8 shares of the GPU, a thread each
-//   gradient_table nccl RANKS  five schedules with a process a rank, under MPS, and NCCL between them
-// Prints a page of tables; exits with 1 where a difference is out of bounds.
+//   gradient_table [SETTING …]             every schedule on 2, 4 and 8 shares of the GPU, a thread each
+//   gradient_table nccl RANKS [SETTING …]  five schedules with a process a rank, under MPS, NCCL between them
+// Settings are numbered from 0 as they stand below; each is a table, so that several processes can make a
+// page. Prints a page of tables; exits with 1 where a difference is out of bounds.
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/gpu_workers.hpp"
@@ -156,15 +157,14 @@ Cell worst_of(Rendezvous& rendezvous, Cell cell) {
   return cell;
 }
 
-int be_rank() {
+int be_rank(const std::vector<Setting>& chosen) {
   const Placement placement = discover({}, process_environment(), getppid());
   Rendezvous rendezvous(placement, std::chrono::seconds{30});
   const bool leads = rendezvous.rank() == 0;
   std::map<std::string, std::string> algorithms;
   bool good = true;
   std::string page;
-  for (const Setting& setting : settings()) {
-    if (!setting.over_nccl) continue;
+  for (const Setting& setting : chosen) {
     std::string row = fmt::format("| {} | {:.0e} |", setting.name, setting.bound);
     std::map<std::pair<std::uint32_t, std::uint32_t>, Unpipelined> expected;  // stages, microbatches
     for (const char* name : nccl_schedules) {
@@ -212,13 +212,14 @@ int launch(std::uint32_t ranks, std::vector<std::string> arguments) {
   return result.exit_code;
 }
 
-int local() {
+int local(const std::vector<Setting>& chosen, bool whole) {
   const auto begin = std::chrono::steady_clock::now();
-  print_head("Gradients of every schedule against the model without a pipeline",
-             "2, 4 and 8 shares of it, a thread each, messages by copies");
+  if (whole)
+    print_head("Gradients of every schedule against the model without a pipeline",
+               "2, 4 and 8 shares of it, a thread each, messages by copies");
   bool good = true;
   std::map<std::string, std::string> algorithms;
-  for (const Setting& setting : settings()) good = local_table(setting, algorithms) && good;
+  for (const Setting& setting : chosen) good = local_table(setting, algorithms) && good;
   std::printf("\n%s, in %.0f s.\n", good ? "All within bounds" : "OUT OF BOUNDS",
               std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   return good ? 0 : 1;
@@ -227,10 +228,19 @@ int local() {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  if (std::getenv("RANK")) return be_rank();
-  if (argc == 3 && std::string(argv[1]) == "nccl")
-    return launch(static_cast<std::uint32_t>(std::stoul(argv[2])), {argv + 1, argv + argc});
-  return local();
+  const bool nccl = argc >= 3 && std::string(argv[1]) == "nccl";
+  const std::vector<Setting> all = settings();
+  std::vector<Setting> chosen;
+  for (int i = nccl ? 3 : 1; i < argc; ++i) chosen.push_back(all.at(std::stoul(argv[i])));
+  const bool whole = chosen.empty();
+  if (whole) {
+    for (const Setting& setting : all) {
+      if (!nccl || setting.over_nccl) chosen.push_back(setting);
+    }
+  }
+  if (!nccl) return local(chosen, whole);
+  if (std::getenv("RANK")) return be_rank(chosen);
+  return launch(static_cast<std::uint32_t>(std::stoul(argv[2])), {argv + 1, argv + argc});
 } catch (const std::exception& error) {
   std::fprintf(stderr, "rank %s: %s\n", std::getenv("RANK") ? std::getenv("RANK") : "-", error.what());
   return 3;
