@@ -14,9 +14,6 @@ namespace plumb {
 
 class Rendezvous;
 
-/// Whose blocks go first where the two halves of a pair want the same multiprocessor.
-enum class PairPriority : std::uint8_t { equal, forward, backward };
-
 struct GpuOptions {
   /// Into how many shares the GPU is cut; each worker has one. 0: as many as there are workers. A worker that
   /// is to compute bit by bit what another plan's workers do has to have a share as large as theirs.
@@ -25,7 +22,6 @@ struct GpuOptions {
   /// by trying, and added: two plans compute the same, and as fast, only with the same choices. Nothing:
   /// chosen anew.
   std::map<std::string, std::string>* algorithms = nullptr;
-  PairPriority pair_priority = PairPriority::equal;
 };
 
 /// Throws DeviceError where plumb was built without CUDA. Touches no device.
@@ -49,7 +45,6 @@ struct NcclOptions {
   /// direction: for ranks that share a machine's cores.
   bool shared_threads = false;
   std::map<std::string, std::string>* algorithms = nullptr;  // as in GpuOptions
-  PairPriority pair_priority = PairPriority::equal;
 };
 
 /// This process's worker, of copy x ranks + rank == rendezvous.rank(). Together with all others, and as slow

@@ -36,8 +36,10 @@ std::string_view class_of(PartClass part) {
 RankStreams::RankStreams(const device::GreenContext* share, std::uint32_t multiprocessors)
     : main(share ? share->stream() : device::Stream()),
       beside(share ? share->stream() : device::Stream()),
+      pair_forward(layers::pair_forward_stream(share)),
       main_lane(main, multiprocessors),
       beside_lane(beside, multiprocessors),
+      pair_forward_lane(pair_forward, multiprocessors),
       copy_lane(copies, multiprocessors) {}
 
 RankBench::RankBench(const CalibrationRequest& request, const std::vector<Stage>& stages,
@@ -47,7 +49,7 @@ RankBench::RankBench(const CalibrationRequest& request, const std::vector<Stage>
   const ModelShape& model = request.model;
   const auto make = [&](const Layout& layout, Stage stage) {
     return std::make_unique<StageRig>(model, layout, stage, algorithms, streams_.main_lane,
-                                      streams_.beside_lane);
+                                      streams_.pair_forward_lane);
   };
   const auto hold = [&](const Layout& layout, Stage stage) {
     const WorkKey key = stage_work(model, layout, stage, WorkKind::forward);

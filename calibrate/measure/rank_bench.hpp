@@ -18,11 +18,11 @@
 
 namespace plumb::measure {
 
-/// A rank's streams: two for its ops, one for what it copies. Copies run in an ordinary stream of the primary
-/// context, where they do not queue behind the ops' waves of blocks.
+/// A rank's streams: two for its ops, the forwards of its pairs, and what it copies. Copies run in an
+/// ordinary stream of the primary context, where they do not queue behind the ops' waves of blocks.
 struct RankStreams {
-  device::Stream main, beside, copies;
-  layers::Lane main_lane, beside_lane, copy_lane;
+  device::Stream main, beside, pair_forward, copies;
+  layers::Lane main_lane, beside_lane, pair_forward_lane, copy_lane;
   /// On a share of the GPU, or (nullptr) on all of its `multiprocessors`.
   RankStreams(const device::GreenContext* share, std::uint32_t multiprocessors);
 };

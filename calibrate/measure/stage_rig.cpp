@@ -39,18 +39,22 @@ StageRig::StageRig(const ModelShape& model, const Layout& layout, Stage stage,
       makes_input_gradient_(makes_input_gradient(model, layout, stage)),
       specs_(stage_parameters(model, content_)) {
   const std::uint64_t count = elements_of(specs_);
-  weights_ = device::Buffer(bytes(count, layers::bytes_of(type_)));
-  for (device::Buffer* one : {&gradients_, &master_, &first_moment_, &second_moment_}) {
+  for (device::Buffer* one : {&gradients_, &other_gradients_, &master_, &first_moment_, &second_moment_}) {
     *one = device::Buffer(bytes(count, 4));
     fill_constant(main, {one->data(), DataType::fp32, 1, count}, 0);
   }
   loss_ = device::Buffer(Bytes{16});
   fill_constant(main, {loss_.data(), DataType::fp32, 1, 4}, 0);
-  const auto parameters = stage_tensors(specs_, type_, weights_.data(), gradients_.as<float>());
-  for (std::size_t i = 0; i < parameters.size(); ++i) fill_parameter(main, parameters[i], specs_[i], i + 1);
+  const auto hold = [&](device::Buffer& weights, device::Buffer& gradients) {
+    weights = device::Buffer(bytes(count, layers::bytes_of(type_)));
+    const auto parameters = stage_tensors(specs_, type_, weights.data(), gradients.as<float>());
+    for (std::size_t i = 0; i < parameters.size(); ++i) fill_parameter(main, parameters[i], specs_[i], i + 1);
+    stages_.emplace_back(model, layout, stage, parameters, algorithms, main);
+  };
+  hold(weights_, gradients_);
+  hold(other_weights_, other_gradients_);
+  stage_ = &stages_.front();
   convert(main, {weights_.data(), type_, 1, count}, {master_.data(), DataType::fp32, 1, count});
-  stage_holder_.emplace_back(model, layout, stage, parameters, algorithms, main);
-  stage_ = &stage_holder_.front();
 
   const layers::StageNeeds& n = stage_->needs();
   const Bytes scratch = std::max({n.forward_scratch, n.backward_input_scratch, n.backward_scratch});
@@ -134,12 +138,12 @@ void StageRig::launch(WorkKind kind) {
     case WorkKind::backward:
       return stage_->backward(main_, m.backward, target_of(m));
     case WorkKind::forward_beside_backward: {
-      layers::StageBuffers backward = other.backward;
-      backward.scratch = layers::Scratch(scratch_beside_.data(), scratch_beside_.bytes());
+      layers::StageBuffers forward = other.forward;
+      forward.scratch = layers::Scratch(scratch_beside_.data(), scratch_beside_.bytes());
       fork_.record(main_.stream());
       beside_.stream().wait(fork_);
-      stage_->forward(main_, m.forward, target_of(m));
-      stage_->backward(beside_, backward, target_of(other));
+      interleave(stages_.back().launching(OpKind::forward, beside_, forward, target_of(other)),
+                 stage_->launching(OpKind::backward, main_, m.backward, target_of(m)));
       join_.record(beside_.stream());
       return main_.stream().wait(join_);
     }

@@ -17,7 +17,8 @@ namespace plumb::measure {
 /// measured takes them in turns, so that nothing is found in a cache that would not be there in a step.
 class StageRig {
  public:
-  /// Ops run on `main`; of a pair the backward runs on `beside`.
+  /// Ops run on `main`; of a pair the forward runs on `beside`, with weights of its own: the two halves of a
+  /// pair are of two stages, and find nothing of each other's in the cache.
   StageRig(const ModelShape& model, const Layout& layout, Stage stage, layers::ProductAlgorithms& algorithms,
            const layers::Lane& main, const layers::Lane& beside);
 
@@ -48,8 +49,9 @@ class StageRig {
   bool makes_input_gradient_;
   std::vector<ParameterSpec> specs_;
   device::Buffer weights_, gradients_, master_, first_moment_, second_moment_, loss_;
+  device::Buffer other_weights_, other_gradients_;
   device::Buffer scratch_, scratch_beside_;
-  std::vector<layers::ModelStage> stage_holder_;
+  std::vector<layers::ModelStage> stages_;  // the measured one, and its like
   const layers::ModelStage* stage_ = nullptr;
   std::vector<Microbatch> microbatches_;
   layers::StageTarget target_of(const Microbatch& microbatch) const;

@@ -42,11 +42,11 @@ struct Shared {
 class CudaWorker : public Worker {
  public:
   CudaWorker(std::shared_ptr<Shared> shared, Rank rank, std::uint32_t copy, const device::GreenContext* share,
-             std::unique_ptr<Transport> transport, PairPriority pair_priority)
+             std::unique_ptr<Transport> transport)
       : shared_(std::move(shared)),
         rank_(rank),
         copy_(copy),
-        compute_(shared_->plan, rank, share, shared_->algorithms, pair_priority),
+        compute_(shared_->plan, rank, share, shared_->algorithms),
         transport_(std::move(transport)),
         posted_(compute_.program().messages),
         shared_pairs_(shared_pairs(shared_->plan)),
@@ -325,8 +325,7 @@ std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan, 
   for (std::uint32_t copy = 0; copy < plan.schedule.data_parallel; ++copy) {
     for (std::uint32_t r = 0; r < ranks; ++r) {
       made.push_back(std::make_unique<cuda::CudaWorker>(shared, Rank{r}, copy, &shared->shares[made.size()],
-                                                        shared->exchange->side(Rank{r}, copy),
-                                                        options.pair_priority));
+                                                        shared->exchange->side(Rank{r}, copy)));
     }
   }
   cuda::initialise(made);
@@ -352,9 +351,8 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
   auto transport = std::make_unique<cuda::NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
                                                          options.channels, options.shared_threads, deadline,
                                                          shared_pairs(shared->plan));
-  auto worker =
-      std::make_unique<cuda::CudaWorker>(shared, Rank{rendezvous.rank() % ranks}, rendezvous.rank() / ranks,
-                                         share, std::move(transport), options.pair_priority);
+  auto worker = std::make_unique<cuda::CudaWorker>(shared, Rank{rendezvous.rank() % ranks},
+                                                   rendezvous.rank() / ranks, share, std::move(transport));
   worker->initialise();
   device::synchronize();
   if (options.algorithms) *options.algorithms = shared->algorithms.to_text();

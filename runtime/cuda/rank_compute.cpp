@@ -31,11 +31,6 @@ layers::DataType type_of(const Layout& layout) {
   throw BadInput("the layout", "a GPU's runtime computes in bf16 or fp32");
 }
 
-device::Stream stream_of(const device::GreenContext* share, bool first) {
-  const device::Priority priority = first ? device::Priority::high : device::Priority::normal;
-  return share ? share->stream(priority) : device::Stream(priority);
-}
-
 // Rounds to the nearest, ties to even.
 std::uint16_t to_bf16(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
@@ -45,10 +40,10 @@ std::uint16_t to_bf16(float value) {
 }  // namespace
 
 RankCompute::RankCompute(const TrainingPlan& plan, Rank rank, const device::GreenContext* share,
-                         layers::ProductAlgorithms& algorithms, PairPriority pair_priority)
+                         layers::ProductAlgorithms& algorithms)
     : plan_(plan),
-      first_stream_(stream_of(share, pair_priority == PairPriority::backward)),
-      second_stream_(stream_of(share, pair_priority == PairPriority::forward)),
+      first_stream_(share ? share->stream() : device::Stream()),
+      second_stream_(layers::pair_forward_stream(share)),
       held_(plan.schedule.stages),
       stage_memory_(plan.schedule.stages) {
   PLUMB_CHECK(plan.layout.stages.size() == plan.schedule.stages);
@@ -143,7 +138,8 @@ void* RankCompute::place(const Buffer& buffer) const {
   return buffer.empty() ? nullptr : arena_.as<std::byte>() + buffer.offset;
 }
 
-void RankCompute::launch(const Op& op, const OpBuffers& buffers, const layers::Lane& lane) {
+layers::Launching RankCompute::launching(const Op& op, const OpBuffers& buffers,
+                                         const layers::Lane& lane) const {
   layers::StageBuffers at;
   at.input = place(buffers.input);
   at.output = place(buffers.output);
@@ -162,30 +158,18 @@ void RankCompute::launch(const Op& op, const OpBuffers& buffers, const layers::L
     if (needs_target(op.microbatch)) target.target = data(targets_[op.microbatch.value]);
     target.loss = losses_.as<float>() + op.microbatch.value;
   }
-  const layers::ModelStage& stage = *held_[op.stage.value].stage;
-  switch (op.kind) {
-    case OpKind::forward:
-      return stage.forward(lane, at, target);
-    case OpKind::backward_input:
-      return stage.backward_input(lane, at, target);
-    case OpKind::backward_weight:
-      return stage.backward_weight(lane, at);
-    case OpKind::backward:
-      return stage.backward(lane, at, target);
-    default:
-      PLUMB_CHECK(!"an op that computes");
-  }
+  return held_[op.stage.value].stage->launching(op.kind, lane, at, target);
 }
 
 void RankCompute::compute(const ComputeStep& step) {
   const ActionEvents& events = actions_[step.position];
   events.begin.record(first_stream_);
   if (!step.action.is_pair()) {
-    launch(step.action.first(), step.buffers[0], *first_);
+    launching(step.action.first(), step.buffers[0], *first_).finish();
   } else {
     second_stream_.wait(events.begin);
-    launch(step.action.first(), step.buffers[0], *second_);
-    launch(step.action.second(), step.buffers[1], *first_);
+    interleave(launching(step.action.first(), step.buffers[0], *second_),
+               launching(step.action.second(), step.buffers[1], *first_));
     const Halves& halves = halves_[events.halves];
     halves.end[0].record(second_stream_);
     halves.end[1].record(first_stream_);

@@ -24,13 +24,14 @@ class GreenContext;
 namespace plumb::cuda {
 
 /// Two streams: actions run in the first, one after another; the forward of a pair runs in the second, beside
-/// the backward. Everything here only launches, except where it says otherwise.
+/// the backward, and both are launched layer by layer in turns. Everything here only launches, except where
+/// it says otherwise.
 class RankCompute {
  public:
   /// On a share of the GPU, or (nullptr) on all of it. Allocates everything; `algorithms` is shared by all
   /// ranks, so that one shape of product is computed in one way.
   RankCompute(const TrainingPlan& plan, Rank rank, const device::GreenContext* share,
-              layers::ProductAlgorithms& algorithms, PairPriority pair_priority);
+              layers::ProductAlgorithms& algorithms);
   ~RankCompute();
   /// Gives the parameters their first values. Takes a while, and may run beside other ranks'.
   void initialise();
@@ -81,7 +82,7 @@ class RankCompute {
 
   void make_stages(layers::ProductAlgorithms& algorithms);
   void make_data();
-  void launch(const Op& op, const OpBuffers& buffers, const layers::Lane& lane);
+  layers::Launching launching(const Op& op, const OpBuffers& buffers, const layers::Lane& lane) const;
 
   const TrainingPlan& plan_;
   device::Stream first_stream_;

@@ -23,13 +23,9 @@ GreenContext::~GreenContext() {
 }
 
 Stream GreenContext::stream(Priority priority) const {
-  int least = 0;
-  int greatest = 0;
-  PLUMB_CUDA_CALL(cudaDeviceGetStreamPriorityRange(&least, &greatest));
   CUstream handle = nullptr;
   const auto create = PLUMB_DRIVER(cuGreenCtxStreamCreate);
-  PLUMB_DRIVER_CALL(
-      create(&handle, handle_, CU_STREAM_NON_BLOCKING, priority == Priority::high ? greatest : least));
+  PLUMB_DRIVER_CALL(create(&handle, handle_, CU_STREAM_NON_BLOCKING, level_of(priority)));
   return Stream(handle);
 }
 

@@ -7,12 +7,15 @@
 
 namespace plumb::device {
 
+int level_of(Priority priority) {
+  int low = 0;
+  int high = 0;  // the smaller number
+  PLUMB_CUDA_CALL(cudaDeviceGetStreamPriorityRange(&low, &high));
+  return priority == Priority::low ? low : priority == Priority::high ? high : (low + high) / 2;
+}
+
 Stream::Stream(Priority priority) {
-  int least = 0;
-  int greatest = 0;
-  PLUMB_CUDA_CALL(cudaDeviceGetStreamPriorityRange(&least, &greatest));
-  PLUMB_CUDA_CALL(cudaStreamCreateWithPriority(&handle_, cudaStreamNonBlocking,
-                                               priority == Priority::high ? greatest : least));
+  PLUMB_CUDA_CALL(cudaStreamCreateWithPriority(&handle_, cudaStreamNonBlocking, level_of(priority)));
 }
 
 Stream::~Stream() {

@@ -10,8 +10,10 @@ namespace plumb::device {
 
 class Event;
 
-/// `high`: its blocks are placed before those of other streams wherever a multiprocessor becomes free.
-enum class Priority : std::uint8_t { normal, high };
+/// Wherever a multiprocessor becomes free, blocks of a higher stream are placed before those of a lower one.
+enum class Priority : std::uint8_t { low, normal, high };
+/// As the current device counts: none is lower than `low`, and none higher than `high`.
+int level_of(Priority priority);
 
 /// A stream of the primary context that waits for no other; GreenContext makes those of a partition.
 class Stream {

@@ -1,6 +1,7 @@
 #include "runtime/layers/lane.hpp"
 
 #include "runtime/device/check.hpp"
+#include "runtime/device/green_context.hpp"
 
 #include <cublasLt.h>
 #include <cudnn.h>
@@ -17,6 +18,10 @@ Lane::Lane(const device::Stream& stream, std::uint32_t multiprocessors)
 Lane::~Lane() {
   if (dnn_) static_cast<void>(cudnnDestroy(dnn_));
   if (blas_) static_cast<void>(cublasLtDestroy(blas_));
+}
+
+device::Stream pair_forward_stream(const device::GreenContext* share) {
+  return share ? share->stream(device::Priority::low) : device::Stream();
 }
 
 }  // namespace plumb::layers

@@ -405,8 +405,8 @@ struct ModelStage::Implementation {
   // ---- forward ----
 
   // x_1 is in place already, or `received` is put there on the way.
-  void forward_layer(const Lane& lane, Scratch scratch, const LayerParameters& p, const LayerKept& k,
-                     const void* received, void* out) const {
+  void forward_attention(const Lane& lane, Scratch scratch, const LayerParameters& p, const LayerKept& k,
+                         const void* received) const {
     norm_forward(lane, model.norm, received ? hidden(received) : k.x_1, p.norm_1, k.normed_1, k.norm_1,
                  received ? k.x_1 : Tensor{});
     lane.part("norm_1");
@@ -426,6 +426,8 @@ struct ModelStage::Implementation {
     output->forward.run(lane, k.o.data, p.output.weights.data, k.x_2.data, k.x_1.data,
                         p.output_bias.weights.data);
     lane.part("output");
+  }
+  void forward_ffn(const Lane& lane, const LayerParameters& p, const LayerKept& k, void* out) const {
     norm_forward(lane, model.norm, k.x_2, p.norm_2, k.normed_2, k.norm_2);
     lane.part("norm_2");
     up->forward.run(lane, k.normed_2.data, p.up.weights.data, k.gate_and_up.data, nullptr,
@@ -441,7 +443,7 @@ struct ModelStage::Implementation {
     lane.part(activation_name());
   }
 
-  void forward(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
+  Launching forward(const Lane& lane, StageBuffers b, StageTarget target) const {
     const std::uint64_t n = content.layers;
     const void* received = b.input;
     if (looks_up()) {
@@ -466,12 +468,16 @@ struct ModelStage::Implementation {
         if (l == 0) lane.part("message");
         up->forward.run(lane, k.normed_1.data, layers[l].up.weights.data, k.gate_and_up.data);
         lane.part(up_name());
+        co_await Launching::pause;
         activate(lane, k);
         down->forward.run(lane, k.activated.data, layers[l].down.weights.data, out);
         lane.part(down_name());
       } else {
-        forward_layer(lane, b.scratch, layers[l], k, l == 0 ? received : nullptr, out);
+        forward_attention(lane, b.scratch, layers[l], k, l == 0 ? received : nullptr);
+        co_await Launching::pause;
+        forward_ffn(lane, layers[l], k, out);
       }
+      co_await Launching::pause;
     }
     if (content.head) forward_head(lane, b.scratch, head_kept(b), target);
   }
@@ -504,41 +510,29 @@ struct ModelStage::Implementation {
 
   // ---- backward ----
 
-  // dx: the gradient of the layer's input; nothing where nobody wants it.
-  void backward_layer(const Lane& lane, Scratch scratch, const LayerParameters& p, const LayerKept& k,
-                      const Tensor& d_out, const LayerGradients& g, void* dx) const {
-    if (is_mlp()) {
-      down->input_gradient.run(lane, d_out.data, p.down.weights.data, g.gate_and_up.data);
-      lane.part(down_name());
-      gelu_backward(lane, g.gate_and_up, k.gate_and_up, g.gate_and_up);
-      lane.part(activation_name());
-      if (dx) {
-        up->input_gradient.run(lane, g.gate_and_up.data, p.up.weights.data, dx);
-        lane.part(up_name());
-      }
-      return;
-    }
-    if (gated()) {
-      Scratch here = scratch;
-      const Tensor d_activated = here.take(type, tokens, model.ffn);
-      down->input_gradient.run(lane, d_out.data, p.down.weights.data, d_activated.data);
-      lane.part(down_name());
-      swiglu_backward(lane, d_activated, k.gate_and_up, g.gate_and_up);
-    } else {
-      down->input_gradient.run(lane, d_out.data, p.down.weights.data, g.gate_and_up.data);
-      lane.part(down_name());
-      gelu_backward(lane, g.gate_and_up, k.gate_and_up, g.gate_and_up);
-    }
+  // The gradient of what the activation read.
+  void backward_down(const Lane& lane, Scratch scratch, const LayerParameters& p, const LayerKept& k,
+                     const Tensor& d_out, const LayerGradients& g) const {
+    const Tensor d_activated = gated() ? scratch.take(type, tokens, model.ffn) : g.gate_and_up;
+    down->input_gradient.run(lane, d_out.data, p.down.weights.data, d_activated.data);
+    lane.part(down_name());
+    gated() ? swiglu_backward(lane, d_activated, k.gate_and_up, g.gate_and_up)
+            : gelu_backward(lane, d_activated, k.gate_and_up, g.gate_and_up);
     lane.part(activation_name());
-    {
-      Scratch here = scratch;
-      const Tensor d_normed = here.take(type, tokens, model.hidden);
-      up->input_gradient.run(lane, g.gate_and_up.data, p.up.weights.data, d_normed.data);
-      lane.part(up_name());
-      norm_backward(lane, here, model.norm, d_normed, k.x_2, p.norm_2, k.norm_2, d_out, g.x_2,
-                    p.norm_2_gradients);
-      lane.part("norm_2");
-    }
+  }
+  void backward_ffn(const Lane& lane, Scratch scratch, const LayerParameters& p, const LayerKept& k,
+                    const Tensor& d_out, const LayerGradients& g) const {
+    backward_down(lane, scratch, p, k, d_out, g);
+    const Tensor d_normed = scratch.take(type, tokens, model.hidden);
+    up->input_gradient.run(lane, g.gate_and_up.data, p.up.weights.data, d_normed.data);
+    lane.part(up_name());
+    norm_backward(lane, scratch, model.norm, d_normed, k.x_2, p.norm_2, k.norm_2, d_out, g.x_2,
+                  p.norm_2_gradients);
+    lane.part("norm_2");
+  }
+  // dx: the gradient of the layer's input.
+  void backward_attention(const Lane& lane, Scratch scratch, const LayerParameters& p, const LayerKept& k,
+                          const LayerGradients& g, void* dx) const {
     {
       Scratch here = scratch;
       const Tensor d_o = here.take(type, tokens, attention_size.heads * attention_size.head_dim);
@@ -555,13 +549,18 @@ struct ModelStage::Implementation {
       head_norm_backward(lane, scratch, attention_size, p.heads, k.heads, g.qkv, p.heads_gradients);
       lane.part("qk_norm");
     }
-    Scratch here = scratch;
-    const Tensor d_normed = here.take(type, tokens, model.hidden);
+    const Tensor d_normed = scratch.take(type, tokens, model.hidden);
     qkv->input_gradient.run(lane, g.qkv.data, p.qkv.weights.data, d_normed.data);
     lane.part("qkv");
-    norm_backward(lane, here, model.norm, d_normed, k.x_1, p.norm_1, k.norm_1, g.x_2, hidden(dx),
+    norm_backward(lane, scratch, model.norm, d_normed, k.x_1, p.norm_1, k.norm_1, g.x_2, hidden(dx),
                   p.norm_1_gradients);
     lane.part("norm_1");
+  }
+  // An mlp's second half. dx: nothing where nobody wants it.
+  void backward_up(const Lane& lane, const LayerParameters& p, const LayerGradients& g, void* dx) const {
+    if (!dx) return;
+    up->input_gradient.run(lane, g.gate_and_up.data, p.up.weights.data, dx);
+    lane.part(up_name());
   }
 
   // dw and, where there is a bias, its gradient.
@@ -571,13 +570,15 @@ struct ModelStage::Implementation {
     if (bias.gradients.data) bias_backward_weight(lane, dy, bias.gradients);
   }
 
-  void weights_layer(const Lane& lane, const LayerParameters& p, const LayerKept& k, const Tensor& d_out,
-                     const LayerGradients& g) const {
+  void weights_ffn(const Lane& lane, const LayerParameters& p, const LayerKept& k, const Tensor& d_out,
+                   const LayerGradients& g) const {
     weights_linear(lane, *down, d_out, k.activated, p.down, p.down_bias);
     lane.part(down_name());
     weights_linear(lane, *up, g.gate_and_up, is_mlp() ? k.normed_1 : k.normed_2, p.up, p.up_bias);
     lane.part(up_name());
-    if (is_mlp()) return;
+  }
+  void weights_attention(const Lane& lane, const LayerParameters& p, const LayerKept& k,
+                         const LayerGradients& g) const {
     weights_linear(lane, *output, g.x_2, k.o, p.output, p.output_bias);
     lane.part("output");
     weights_linear(lane, *qkv, g.qkv, k.normed_1, p.qkv, p.qkv_bias);
@@ -603,7 +604,7 @@ struct ModelStage::Implementation {
     lane.part("final_norm");
   }
 
-  void backward_input(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
+  Launching backward_input(const Lane& lane, StageBuffers b, StageTarget target) const {
     const std::uint64_t n = content.layers;
     Tensor d_out = gradients_of(n - 1, b).output;
     if (content.head) {
@@ -621,19 +622,35 @@ struct ModelStage::Implementation {
         dx = b.gradients_kept;
       }
       const LayerGradients g = gradients_of(l, b);
-      backward_layer(lane, b.scratch, layers[l], layer_kept(l, b), g.output, g, dx);
+      const LayerKept k = layer_kept(l, b);
+      if (is_mlp()) {
+        backward_down(lane, b.scratch, layers[l], k, g.output, g);
+        co_await Launching::pause;
+        backward_up(lane, layers[l], g, dx);
+      } else {
+        backward_ffn(lane, b.scratch, layers[l], k, g.output, g);
+        co_await Launching::pause;
+        backward_attention(lane, b.scratch, layers[l], k, g, dx);
+      }
+      co_await Launching::pause;
     }
   }
 
-  void backward_weight(const Lane& lane, const StageBuffers& b) const {
+  Launching backward_weight(const Lane& lane, StageBuffers b) const {
     if (content.head && !is_mlp()) {
       logits->weight_gradient.run(lane, logit_gradients(b).data, head_kept(b).normed.data,
                                   head.gradients.data);
       lane.part("head");
+      co_await Launching::pause;
     }
     for (std::uint64_t l = content.layers; l-- > 0;) {
       const LayerGradients g = gradients_of(l, b);
-      weights_layer(lane, layers[l], layer_kept(l, b), g.output, g);
+      const LayerKept k = layer_kept(l, b);
+      weights_ffn(lane, layers[l], k, g.output, g);
+      co_await Launching::pause;
+      if (is_mlp()) continue;
+      weights_attention(lane, layers[l], k, g);
+      co_await Launching::pause;
     }
     if (looks_up()) weights_embedding(lane, b, hidden(b.gradients_kept));
   }
@@ -643,7 +660,7 @@ struct ModelStage::Implementation {
     lane.part("embedding");
   }
 
-  void backward(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
+  Launching backward(const Lane& lane, StageBuffers b, StageTarget target) const {
     Scratch scratch = b.scratch;
     Tensor d_out = scratch.take(type, tokens, model.hidden);
     Tensor dx = scratch.take(type, tokens, model.hidden);
@@ -656,6 +673,7 @@ struct ModelStage::Implementation {
         logits->weight_gradient.run(lane, d_logits.data, k.normed.data, head.gradients.data);
         lane.part("head");
       }
+      co_await Launching::pause;
     }
     LayerGradients g;
     if (!is_mlp()) {
@@ -667,8 +685,19 @@ struct ModelStage::Implementation {
     for (std::uint64_t l = content.layers; l-- > 0;) {
       const LayerKept k = layer_kept(l, b);
       void* to = l == 0 && !looks_up() ? b.output : dx.data;
-      backward_layer(lane, scratch, layers[l], k, incoming, g, to);
-      weights_layer(lane, layers[l], k, incoming, g);
+      if (is_mlp()) {
+        backward_down(lane, scratch, layers[l], k, incoming, g);
+        co_await Launching::pause;
+        backward_up(lane, layers[l], g, to);
+        weights_ffn(lane, layers[l], k, incoming, g);
+      } else {
+        backward_ffn(lane, scratch, layers[l], k, incoming, g);
+        weights_ffn(lane, layers[l], k, incoming, g);
+        co_await Launching::pause;
+        backward_attention(lane, scratch, layers[l], k, g, to);
+        weights_attention(lane, layers[l], k, g);
+      }
+      co_await Launching::pause;
       incoming = dx;
       std::swap(dx, d_out);
     }
@@ -685,18 +714,19 @@ ModelStage::~ModelStage() = default;
 
 const StageNeeds& ModelStage::needs() const { return implementation_->needs; }
 
-void ModelStage::forward(const Lane& lane, const StageBuffers& buffers, const StageTarget& target) const {
-  implementation_->forward(lane, buffers, target);
-}
-void ModelStage::backward_input(const Lane& lane, const StageBuffers& buffers,
+Launching ModelStage::launching(OpKind kind, const Lane& lane, const StageBuffers& buffers,
                                 const StageTarget& target) const {
-  implementation_->backward_input(lane, buffers, target);
-}
-void ModelStage::backward_weight(const Lane& lane, const StageBuffers& buffers) const {
-  implementation_->backward_weight(lane, buffers);
-}
-void ModelStage::backward(const Lane& lane, const StageBuffers& buffers, const StageTarget& target) const {
-  implementation_->backward(lane, buffers, target);
+  switch (kind) {
+    case OpKind::forward:
+      return implementation_->forward(lane, buffers, target);
+    case OpKind::backward_input:
+      return implementation_->backward_input(lane, buffers, target);
+    case OpKind::backward_weight:
+      return implementation_->backward_weight(lane, buffers);
+    default:
+      PLUMB_CHECK(kind == OpKind::backward);
+      return implementation_->backward(lane, buffers, target);
+  }
 }
 
 }  // namespace plumb::layers

@@ -3,11 +3,13 @@
 #pragma once
 #include "runtime/layers/attention.hpp"
 #include "runtime/layers/lane.hpp"
+#include "runtime/layers/launching.hpp"
 #include "runtime/layers/matmul.hpp"
 #include "runtime/layers/norm.hpp"
 #include "runtime/layers/scratch.hpp"
 #include "runtime/layers/tensor.hpp"
 #include "schedules/ir/ids.hpp"
+#include "schedules/ir/op.hpp"
 #include "schedules/model/layout.hpp"
 #include "schedules/model/model_shape.hpp"
 #include "schedules/model/parameters.hpp"
@@ -86,11 +88,24 @@ class ModelStage {
 
   const StageNeeds& needs() const;
 
-  void forward(const Lane& lane, const StageBuffers& buffers, const StageTarget& target = {}) const;
-  void backward_input(const Lane& lane, const StageBuffers& buffers, const StageTarget& target = {}) const;
-  void backward_weight(const Lane& lane, const StageBuffers& buffers) const;
+  /// An op that computes, in pieces: nothing is launched before the first is asked for. Its lane and this
+  /// stage outlive it.
+  Launching launching(OpKind kind, const Lane& lane, const StageBuffers& buffers,
+                      const StageTarget& target = {}) const;
+
+  void forward(const Lane& lane, const StageBuffers& buffers, const StageTarget& target = {}) const {
+    launching(OpKind::forward, lane, buffers, target).finish();
+  }
+  void backward_input(const Lane& lane, const StageBuffers& buffers, const StageTarget& target = {}) const {
+    launching(OpKind::backward_input, lane, buffers, target).finish();
+  }
+  void backward_weight(const Lane& lane, const StageBuffers& buffers) const {
+    launching(OpKind::backward_weight, lane, buffers).finish();
+  }
   /// Both, layer by layer: the gradients between layers live no longer than a layer.
-  void backward(const Lane& lane, const StageBuffers& buffers, const StageTarget& target = {}) const;
+  void backward(const Lane& lane, const StageBuffers& buffers, const StageTarget& target = {}) const {
+    launching(OpKind::backward, lane, buffers, target).finish();
+  }
 
  private:
   struct Implementation;

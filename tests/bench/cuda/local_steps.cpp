@@ -39,7 +39,6 @@ struct Settings {
   WeightType weights = WeightType::bf16;
   bool check = false;
   bool text = false;
-  PairPriority pair_priority = PairPriority::equal;
   std::string save;
 };
 
@@ -185,8 +184,6 @@ int main(int argc, char** argv) try {
   settings.tokens = std::stoul(argv[2]);
   for (int i = 6; i < argc; ++i) {
     if (std::string(argv[i]) == "check") settings.check = true;
-    if (std::string(argv[i]) == "forward-first") settings.pair_priority = PairPriority::forward;
-    if (std::string(argv[i]) == "backward-first") settings.pair_priority = PairPriority::backward;
     if (std::string(argv[i]).starts_with("save=")) settings.save = std::string(argv[i]).substr(5);
     if (std::string(argv[i]) == "gpt") settings.text = true;
     if (std::string(argv[i]) == "fp32") settings.weights = WeightType::fp32;
@@ -194,7 +191,7 @@ int main(int argc, char** argv) try {
   for (const std::string& ranks_text : split(argv[3])) {
     const auto ranks = static_cast<std::uint32_t>(std::stoul(ranks_text));
     std::map<std::string, std::string> algorithms;
-    const GpuOptions options{ranks, &algorithms, settings.pair_priority};
+    const GpuOptions options{ranks, &algorithms};
     Measured measured;
     for (const char* name : {"1f1b", "zb-h1", "dualpipe"}) {
       const TrainingPlan plan = plan_of(settings, name, ranks, 3 * ranks);

@@ -64,6 +64,7 @@ struct CUevent_st {
 
 namespace plumb::device {
 
+int level_of(Priority) { return 0; }
 Stream::Stream(Priority) {
   const auto made = std::make_shared<CUstream_st>();
   handle_ = made.get();

@@ -1,6 +1,7 @@
 // Stages that compute on the fake device: the host's reference layers, launched in a stream.
 #include "runtime/cuda/current_device.hpp"
 #include "runtime/cuda/gradient_kernels.hpp"
+#include "runtime/device/green_context.hpp"
 #include "runtime/layers/lane.hpp"
 #include "runtime/layers/matmul.hpp"
 #include "runtime/layers/model_stage.hpp"
@@ -97,6 +98,36 @@ struct ModelStage::Implementation {
     return view;
   }
 
+  Launching forward(const Lane& lane, StageBuffers b, StageTarget target) const {
+    lane.stream().handle()->push([this, b, target] {
+      reference::StageData<float> data;
+      if (first && text) data.tokens = {static_cast<const std::int32_t*>(b.input), tokens};
+      if (first && !text) data.input = {static_cast<const float*>(b.input), tokens * hidden};
+      if (last && text) data.targets = {static_cast<const std::int32_t*>(target.target), tokens};
+      if (last && !text) data.target = {static_cast<const float*>(target.target), tokens * hidden};
+      const double loss = stage.forward(weights, data, view(b, b.scratch, stage.needs().workspace));
+      if (last) *target.loss += static_cast<float>(loss);
+    });
+    co_return;
+  }
+  Launching backward_input(const Lane& lane, StageBuffers b, StageTarget target) const {
+    lane.stream().handle()->push([this, b, scale = target.scale] {
+      stage.backward_input(weights, gradients, scale, view(b, b.scratch, stage.needs().workspace));
+    });
+    co_return;
+  }
+  Launching backward_weight(const Lane& lane, StageBuffers b) const {
+    lane.stream().handle()->push([this, b] { stage.backward_weight(gradients, view(b, {}, {})); });
+    co_return;
+  }
+  // In two pieces, between which the other op of a pair has its turn.
+  Launching backward(const Lane& lane, StageBuffers b, StageTarget target) const {
+    b.gradients_kept = b.scratch.take(needs.gradients_kept);
+    backward_input(lane, b, target).finish();
+    co_await Launching::pause;
+    backward_weight(lane, b).finish();
+  }
+
   reference::Stage<float> stage;
   bool text, first, last;
   std::uint64_t tokens, hidden;
@@ -104,41 +135,28 @@ struct ModelStage::Implementation {
   StageNeeds needs;
 };
 
+device::Stream pair_forward_stream(const device::GreenContext* share) {
+  return share ? share->stream(device::Priority::low) : device::Stream();
+}
+
 ModelStage::ModelStage(const ModelShape& model, const Layout& layout, plumb::Stage stage,
                        std::span<const Parameter> parameters, ProductAlgorithms&, const Lane&)
     : implementation_(std::make_unique<Implementation>(model, layout, stage, parameters)) {}
 ModelStage::~ModelStage() = default;
 const StageNeeds& ModelStage::needs() const { return implementation_->needs; }
 
-void ModelStage::forward(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
-  lane.stream().handle()->push([i = implementation_.get(), b, target] {
-    reference::StageData<float> data;
-    if (i->first && i->text) data.tokens = {static_cast<const std::int32_t*>(b.input), i->tokens};
-    if (i->first && !i->text) data.input = {static_cast<const float*>(b.input), i->tokens * i->hidden};
-    if (i->last && i->text) data.targets = {static_cast<const std::int32_t*>(target.target), i->tokens};
-    if (i->last && !i->text) data.target = {static_cast<const float*>(target.target), i->tokens * i->hidden};
-    const double loss = i->stage.forward(i->weights, data, i->view(b, b.scratch, i->stage.needs().workspace));
-    if (i->last) *target.loss += static_cast<float>(loss);
-  });
-}
-void ModelStage::backward_input(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
-  lane.stream().handle()->push([i = implementation_.get(), b, scale = target.scale] {
-    i->stage.backward_input(i->weights, i->gradients, scale,
-                            i->view(b, b.scratch, i->stage.needs().workspace));
-  });
-}
-void ModelStage::backward_weight(const Lane& lane, const StageBuffers& b) const {
-  lane.stream().handle()->push(
-      [i = implementation_.get(), b] { i->stage.backward_weight(i->gradients, i->view(b, {}, {})); });
-}
-void ModelStage::backward(const Lane& lane, const StageBuffers& b, const StageTarget& target) const {
-  lane.stream().handle()->push(
-      [i = implementation_.get(), at = StageBuffers(b), scale = target.scale]() mutable {
-        at.gradients_kept = at.scratch.take(i->needs.gradients_kept);
-        const reference::StageMemoryView view = i->view(at, at.scratch, i->stage.needs().workspace);
-        i->stage.backward_input(i->weights, i->gradients, scale, view);
-        i->stage.backward_weight(i->gradients, view);
-      });
+Launching ModelStage::launching(OpKind kind, const Lane& lane, const StageBuffers& buffers,
+                                const StageTarget& target) const {
+  switch (kind) {
+    case OpKind::forward:
+      return implementation_->forward(lane, buffers, target);
+    case OpKind::backward_input:
+      return implementation_->backward_input(lane, buffers, target);
+    case OpKind::backward_weight:
+      return implementation_->backward_weight(lane, buffers);
+    default:
+      return implementation_->backward(lane, buffers, target);
+  }
 }
 
 }  // namespace plumb::layers
