@@ -467,7 +467,8 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
       const Told& told = told_[worker];
       // Had it gone altogether, its connection to rank 0 would have closed by now as well.
       if (told.lost_by && now - told.lost_at > milliseconds{300}) {
-        return fail(fmt::format("the connection between rank {} and rank {} is cut", *told.lost_by, worker));
+        const auto [one, other] = std::minmax(*told.lost_by, worker);
+        return fail(fmt::format("the connection between {} and {} is cut", name_of(one), name_of(other)));
       }
     }
     const bool late = std::any_of(told_.begin(), told_.end(),

@@ -71,8 +71,6 @@ void Channels::send_text(std::uint32_t peer, std::uint32_t kind, std::uint64_t n
   push(peer, std::move(out));
 }
 
-void Channels::cut(std::uint32_t peer) { shutdown(peers_[peer].socket.descriptor(), SHUT_RDWR); }
-
 void Channels::push(std::uint32_t peer, Out out) {
   {
     const std::lock_guard lock(mutex_);

@@ -60,8 +60,6 @@ class Channels {
   /// The same, with a payload of its own.
   void send_text(std::uint32_t peer, std::uint32_t kind, std::uint64_t number, std::string payload);
   std::uint32_t peers() const { return static_cast<std::uint32_t>(peers_.size()); }
-  /// For tests: cuts the connection as a network would.
-  void cut(std::uint32_t peer);
 
  private:
   struct Out {

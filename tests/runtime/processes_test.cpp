@@ -9,16 +9,20 @@
 #include "schedules/ir/error.hpp"
 #include "tests/support/training.hpp"
 
+#include <array>
 #include <chrono>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 namespace plumb {
@@ -48,7 +52,12 @@ std::vector<std::string> run(const TrainingPlan& plan, const Body& body,
         placement.job = "processes_test";
         Rendezvous rendezvous(placement, std::chrono::milliseconds(plan.deadline.ns / 1'000'000));
         const auto worker = make_cpu_worker(plan, rendezvous, before_action);
-        body(*worker, rendezvous);
+        try {
+          body(*worker, rendezvous);
+        } catch (const std::exception& error) {
+          rendezvous.abort(error.what());
+          throw;
+        }
       } catch (const std::exception& error) {
         errors[r] = error.what();
       }
@@ -96,6 +105,85 @@ TEST(Processes, ComputeTheBitsThatThreadsDo) {
       EXPECT_EQ(by_processes, by_threads);
     }
   }
+}
+
+TrainingPlan with_deadline(const char* name, std::uint32_t ranks, Duration deadline) {
+  TrainingPlan plan = plan_of(tiny_gpt(8), make_lowered(generator(name), {ranks, 8, {}, {}}, {}));
+  plan.deadline = deadline;
+  return plan;
+}
+
+void train(Worker& worker, const TrainingPlan& plan) {
+  const TrainingData data = TrainingData::synthetic(plan.model, plan.layout, 1);
+  for (std::uint64_t step = 1; step <= 3; ++step) train_step(worker, plan, data, step);
+}
+
+TEST(Processes, ARankThatFailsTellsTheOthersWhy) {
+  const TrainingPlan plan = with_deadline("zb-h1", 4, Duration{20'000'000'000});
+  const auto begin = std::chrono::steady_clock::now();
+  const auto errors = run(
+      plan, [&](Worker& worker, Rendezvous&) { train(worker, plan); },
+      [](const Worker& worker, const ComputeStep& step) {
+        if (worker.rank() == Rank{2} && step.position == 5)
+          throw std::runtime_error("the card fell off the bus");
+      });
+  EXPECT_EQ(errors[2], "the card fell off the bus");
+  for (const std::uint32_t rank : {0, 1, 3})
+    EXPECT_THAT(errors[rank], HasSubstr("rank 2 aborted: the card fell off the bus"));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds{10});
+}
+
+// Rank 1 stands in 1F3 for longer than anybody waits, and says all along that it is there.
+TEST(Processes, ARankThatStandsStillIsNamedWithItsOp) {
+  const TrainingPlan plan = with_deadline("1f1b", 4, Duration{400'000'000});
+  const auto errors = run(
+      plan, [&](Worker& worker, Rendezvous&) { train(worker, plan); },
+      [](const Worker& worker, const ComputeStep& step) {
+        if (worker.rank() == Rank{1} && step.action == Action(Op{Stage{1}, Microbatch{3}, OpKind::forward}))
+          std::this_thread::sleep_for(std::chrono::milliseconds{1500});
+      });
+  for (const std::string& error : errors) {
+    EXPECT_THAT(error, HasSubstr("nothing has moved for 0.4 s: rank 1, at step"));
+    EXPECT_THAT(error, HasSubstr("1F3 does not end"));
+  }
+}
+
+/// The ports of every TCP connection of this process, each side once.
+std::vector<std::pair<int, std::array<std::uint16_t, 2>>> connections() {
+  std::vector<std::pair<int, std::array<std::uint16_t, 2>>> found;
+  for (int file = 3; file < 1024; ++file) {
+    sockaddr_in ends[2];
+    socklen_t size[2] = {sizeof ends[0], sizeof ends[1]};
+    if (getsockname(file, reinterpret_cast<sockaddr*>(&ends[0]), &size[0]) != 0 ||
+        getpeername(file, reinterpret_cast<sockaddr*>(&ends[1]), &size[1]) != 0 ||
+        ends[0].sin_family != AF_INET)
+      continue;
+    found.push_back({file, {ntohs(ends[0].sin_port), ntohs(ends[1].sin_port)}});
+  }
+  return found;
+}
+
+// Of three ranks the first two listen: rank 0's port is in two of the connections that carry messages, as the
+// port of the rendezvous is in two of its own. The connection that has neither is between ranks 1 and 2.
+TEST(Processes, AConnectionThatIsCutIsNamed) {
+  const TrainingPlan plan = with_deadline("1f1b", 3, Duration{20'000'000'000});
+  const auto begin = std::chrono::steady_clock::now();
+  const auto errors = run(
+      plan, [&](Worker& worker, Rendezvous&) { train(worker, plan); },
+      [](const Worker& worker, const ComputeStep& step) {
+        if (worker.rank() != Rank{1} || step.position != 6) return;
+        const auto all = connections();
+        std::map<std::uint16_t, int> sides;  // each connection has both of its sides here
+        for (const auto& [file, ports] : all) ++sides[ports[0]];
+        int cut = 0;
+        for (const auto& [file, ports] : all) {
+          if (sides[ports[0]] == 1 && sides[ports[1]] == 1) cut += shutdown(file, SHUT_RDWR) == 0;
+        }
+        EXPECT_GE(cut, 1);
+      });
+  for (const std::string& error : errors)
+    EXPECT_THAT(error, HasSubstr("the connection between rank 1 and rank 2 is cut"));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds{10});
 }
 
 }  // namespace
