@@ -2,6 +2,7 @@
 // event orders happens in another order every time.
 #include "runtime/gpu_workers.hpp"
 
+#include "runtime/checkpoint.hpp"
 #include "runtime/executor.hpp"
 #include "runtime/together.hpp"
 #include "schedules/generators/generator.hpp"
@@ -10,6 +11,7 @@
 #include "tests/runtime/cuda/team.hpp"
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <tuple>
@@ -200,6 +202,36 @@ TEST(GpuWorkers, TheNormIsOfEveryGradientOnce) {
   }
   EXPECT_GT(squares, 0);
   EXPECT_NEAR(said, squares, 1e-12 * squares);
+}
+
+// Weights and moments of a run that was stored and taken up by other workers are, bit for bit, those of the
+// run that went on.
+TEST(GpuWorkers, ResumingIsAsIfNothingHadHappened) {
+  const std::string folder = (std::filesystem::temp_directory_path() / "plumb-gpu-workers-test").string();
+  for (const TrainingPlan& plan : {mlp_plan(schedule("dualpipe", 2, CommPlacement::per_op)),
+                                   gpt2_plan(schedule("zb-h1", 2, CommPlacement::per_op))}) {
+    SCOPED_TRACE(plan.model.name);
+    std::filesystem::remove_all(folder);
+    const GpuOptions options{0, &chosen_algorithms()};
+    const auto train = [&](Team& team, std::uint64_t at) {
+      load(team, plan);
+      step(team);
+      run_together(team, [&](Worker& worker) { worker.update(at, 1e-3, 1); });
+    };
+    Team through = make_gpu_workers(plan, options);
+    train(through, 1);
+    run_together(through, [&](Worker& worker) { save_checkpoint(worker, plan, folder, 1); });
+    Team resumed = make_gpu_workers(plan, options);
+    run_together(resumed, [&](Worker& worker) { load_checkpoint(worker, plan, folder); });
+    train(through, 2);
+    train(resumed, 2);
+    for (std::size_t i = 0; i < through.size(); ++i) {
+      for (const Stage stage : through[i]->program().held)
+        EXPECT_TRUE(resumed[i]->state(stage) == through[i]->state(stage))
+            << "rank " << i << ", stage " << stage.value;
+    }
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST(GpuWorkers, TheDeadlineNamesTheRankAndWhatItWaitsFor) {
