@@ -1,5 +1,6 @@
 // plumb validate: the same steps predicted and measured, side by side.
 #include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/executor_overhead.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/liveness.hpp"
 #include "schedules/ir/schedule_file.hpp"
@@ -202,6 +203,7 @@ struct Validator {
     row.measured.sm_clock_mhz = middle.sm_clock_mhz;
     row.fastest = steps.front().report.step_time;
     row.slowest = steps.back().report.step_time;
+    row.executor_overhead = executor_overhead(plan.schedule, middle.timeline).share();
     row.classes = class_errors(step.prediction.timeline, middle.timeline);
     return row;
   }

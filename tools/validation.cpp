@@ -215,10 +215,12 @@ std::string to_json(const std::vector<ValidationRow>& rows) {
     out += fmt::format(
         "{}{{\"schedule\":{},\"chunks\":{},\"model\":{},\"ranks\":{},\"microbatches\":{},\"transport\":{},"
         "\"predicted\":{},\"measured\":{},\"measured_fastest_ns\":{},\"measured_slowest_ns\":{},"
-        "\"preparing_ns\":{},\"step_error\":{},\"classes\":[",
+        "\"preparing_ns\":{}{},\"step_error\":{},\"classes\":[",
         i ? "," : "", json_quoted(row.schedule), row.chunks, json_quoted(row.model), row.ranks,
         row.microbatches, json_quoted(row.transport), figures_json(row.predicted), figures_json(row.measured),
-        row.fastest.ns, row.slowest.ns, row.preparing.ns, row.step_error());
+        row.fastest.ns, row.slowest.ns, row.preparing.ns,
+        row.executor_overhead ? fmt::format(",\"executor_overhead\":{}", *row.executor_overhead) : "",
+        row.step_error());
     for (std::size_t c = 0; c < row.classes.size(); ++c) {
       const ClassError& error = row.classes[c];
       out += fmt::format(
@@ -247,6 +249,8 @@ std::vector<ValidationRow> validation_rows(std::string_view json, std::string_vi
     row.fastest = view.required("measured_fastest_ns").duration_ns();
     row.slowest = view.required("measured_slowest_ns").duration_ns();
     if (const auto preparing = view.member("preparing_ns")) row.preparing = preparing->duration_ns();
+    if (const auto overhead = view.member("executor_overhead"))
+      row.executor_overhead = overhead->number(0, 1);
     for (const JsonView& error : view.required("classes").elements()) {
       row.classes.push_back({error.required("name").text(),
                              static_cast<std::uint64_t>(error.required("count").integer(0, whole)),

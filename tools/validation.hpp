@@ -4,6 +4,7 @@
 #include "sim/report.hpp"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -50,6 +51,9 @@ struct ValidationRow {
   Duration fastest;      // of the measured steps
   Duration slowest;
   Duration preparing;  // memory, kernels, the first step
+  /// Of the median step, what runtime/executor_overhead says; nothing in rows of before there was such a
+  /// word.
+  std::optional<double> executor_overhead;
   std::vector<ClassError> classes;
   /// predicted / measured - 1.
   double step_error() const;

@@ -71,6 +71,7 @@ class Validate(unittest.TestCase):
             peaks = [row[side]["peak_activation_bytes"] for side in ("predicted", "measured")]
             self.assertGreater(peaks[1], 0)
             self.assertEqual(peaks[0], peaks[1], row["schedule"])
+            self.assertTrue(0 <= row["executor_overhead"] < 1, row["executor_overhead"])
             ratio = row["predicted"]["step_time_ns"] / row["measured"]["step_time_ns"]
             self.assertAlmostEqual(row["step_error"], ratio - 1, places=9)
 
