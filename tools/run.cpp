@@ -215,6 +215,11 @@ std::string to_json(Outcome& outcome) {
     document["ranks"].push_back({{"compute_busy_ns", rank.compute_busy.ns},
                                  {"idle_ns", rank.idle.ns},
                                  {"peak_activation_bytes", outcome.peaks[r].count}});
+    if (!rank.peak_bytes) continue;  // ranks in processes of their own keep theirs to themselves
+    nlohmann::json& told = document["ranks"].back();
+    told["peak_bytes"] = rank.peak_bytes->count;
+    for (std::size_t u = 0; u < memory_uses; ++u)
+      told["memory_bytes"][to_string(static_cast<MemoryUse>(u))] = rank.peak_memory.by_use[u].count;
   }
   document["idle_share"] = outcome.report.idle_share;
   const ExecutorOverhead& overhead = typical_overhead(outcome);
@@ -256,9 +261,10 @@ std::string to_text(Outcome& outcome, const TrainingPlan& plan) {
   }
   for (std::size_t r = 0; r < outcome.report.ranks.size(); ++r) {
     const RankReport& rank = outcome.report.ranks[r];
-    text += fmt::format("rank {:<4} busy {}, idle {}, activations at most {}\n", r,
-                        plumb::to_text(rank.compute_busy), plumb::to_text(rank.idle),
-                        plumb::to_text(outcome.peaks[r]));
+    text += fmt::format(
+        "rank {:<4} busy {}, idle {}, activations at most {}{}\n", r, plumb::to_text(rank.compute_busy),
+        plumb::to_text(rank.idle), plumb::to_text(outcome.peaks[r]),
+        rank.peak_bytes ? fmt::format(", memory at most {}", plumb::to_text(*rank.peak_bytes)) : "");
   }
   return text;
 }
@@ -355,13 +361,13 @@ Outcome train(const Options& options, const TrainingPlan& plan, Team& team, cons
     if (!team.leads()) continue;
     outcome.losses.push_back(result.loss);
     outcome.timeline = assemble_timeline(plan.schedule, records, team.stage_memory());
-    MemoryProfile nothing;
-    nothing.ranks.resize(plan.schedule.ranks());
     // The pipeline's step alone.
     Timeline pipeline = outcome.timeline;
     for (RankTimeline& rank : pipeline.ranks) rank.update.reset();
-    outcome.report = summarize(pipeline, nothing);
     outcome.memory = team.memory(records);
+    MemoryProfile unknown;
+    unknown.ranks.resize(plan.schedule.ranks());
+    outcome.report = summarize(pipeline, outcome.memory.value_or(unknown));
     if (step > first || options.steps == first || outcome.stop.signal != 0) {
       outcome.steps.push_back(outcome.report.step_time);
       outcome.whole.push_back(whole);

@@ -76,6 +76,10 @@ class Run(unittest.TestCase):
                 events = json.load(file)["traceEvents"]
             self.assertIn("optimizer", {event["name"] for event in events if event["ph"] == "X"})
             self.assertIn("memory", {event["name"] for event in events if event["ph"] == "C"})
+            for rank in step["ranks"]:
+                self.assertEqual(rank["peak_bytes"], sum(rank["memory_bytes"].values()))
+                # Its two layers' weights, 2 x (8 x 16 + 16 x 8), in float32.
+                self.assertEqual(rank["memory_bytes"]["weights"], 2 * 2 * 8 * 16 * 4)
 
     def test_a_training_step_lasts_longer_than_its_pipeline(self):
         # It also takes the data, clips and updates.
