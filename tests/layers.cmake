@@ -4,12 +4,13 @@ cmake_minimum_required(VERSION 3.25)
 
 # folder → what it may include beside itself. A file belongs to the longest folder that holds it, and so does what
 # it includes; a folder that is not here yet has to be added, with its arrow.
-set(folders schedules/ir schedules/model schedules/generators sim calibrate calibrate/measure runtime runtime/bootstrap runtime/launch runtime/reference
+set(folders schedules/ir schedules/model schedules/generators sim calibrate calibrate/ranks calibrate/measure runtime runtime/bootstrap runtime/launch runtime/reference
     runtime/device runtime/layers runtime/cuda tools tools/render tools/planner)
 set(allowed_schedules/ir)
 set(allowed_schedules/model schedules/ir)
 set(allowed_calibrate schedules/ir schedules/model)
-set(allowed_calibrate/measure schedules/ir schedules/model calibrate runtime/device runtime/layers)
+set(allowed_calibrate/ranks schedules/ir schedules/model calibrate runtime/bootstrap)
+set(allowed_calibrate/measure schedules/ir schedules/model calibrate calibrate/ranks runtime/bootstrap runtime/device runtime/layers)
 set(allowed_schedules/generators schedules/ir)
 set(allowed_sim schedules/ir schedules/model calibrate)
 set(allowed_runtime schedules/ir schedules/model runtime/bootstrap runtime/reference)
