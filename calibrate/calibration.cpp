@@ -94,18 +94,21 @@ void derive_classes(Calibration& calibration) {
     calibration.classes.push_back(name);
     return calibration.classes.size() - 1;
   };
-  std::uint32_t fewest = calibration.slowdowns.front().key.communication_sms;
+  // Only what communicates has multiprocessors of its own, so each pair of classes has its fewest.
+  std::map<std::pair<std::size_t, std::size_t>, std::uint32_t> fewest;
   for (const Slowdown& one : calibration.slowdowns) {
-    fewest = std::min(fewest, one.key.communication_sms);
-    class_of(one.key.work_class);
-    class_of(one.key.beside);
+    const std::uint32_t sms = one.key.communication_sms;
+    const auto [known, added] =
+        fewest.try_emplace({class_of(one.key.work_class), class_of(one.key.beside)}, sms);
+    if (!added) known->second = std::min(known->second, sms);
   }
   constexpr std::uint32_t million = 1'000'000;
   const std::size_t n = calibration.classes.size();
   calibration.slowdown_ppm.assign(n, std::vector<std::uint32_t>(n, million));
   for (const Slowdown& one : calibration.slowdowns) {
-    if (one.key.communication_sms != fewest) continue;
-    calibration.slowdown_ppm[class_of(one.key.work_class)][class_of(one.key.beside)] = slowdown_ppm(one);
+    const std::pair cell{class_of(one.key.work_class), class_of(one.key.beside)};
+    if (one.key.communication_sms == fewest.at(cell))
+      calibration.slowdown_ppm[cell.first][cell.second] = slowdown_ppm(one);
   }
   calibration.sources["slowdown"] = "measured";
   const auto messages = std::find(calibration.classes.begin(), calibration.classes.end(), "send_recv");

@@ -68,9 +68,9 @@ void add(Calibration& calibration, const Measurement& measurement);
 bool holds(const Calibration& calibration, const Target& target);
 
 /// Sets what every consumer of a calibration reads from what was measured, where it was: classes and slowdown
-/// from the mutual slowdowns (of the fewest communication multiprocessors), the layer from measured layers
-/// (of the most common shape), the link from hops in situ, otherwise from one-way messages. Sources say
-/// `measured`.
+/// from the mutual slowdowns (of each pair of classes, that with the fewest communication multiprocessors),
+/// the layer from measured layers (of the most common shape), the link from hops in situ, otherwise from
+/// one-way messages. Sources say `measured`.
 void derive_layer(Calibration& calibration);
 
 /// The documents that are built into the program: name -> content.

@@ -149,9 +149,10 @@ void add_messages(Plan& plan, const CalibrationRequest& request, const Measurer&
 void add_slowdown(Plan& plan, const CalibrationRequest& request, const Measurer& measurer) {
   constexpr std::array<std::string_view, 6> classes{"gemm",      "attention",  "memory",
                                                     "send_recv", "all_to_all", "all_reduce"};
-  // Copies inside one GPU have no multiprocessors of their own; NCCL's kernels do.
+  // Copies inside one GPU have no multiprocessors of their own, and neither has what only computes; NCCL's
+  // kernels do: as many as the runtime gives them, and some more.
   const std::vector<std::uint32_t> shares =
-      request.transport == "local" ? std::vector<std::uint32_t>{0} : std::vector<std::uint32_t>{2, 4, 8, 16};
+      request.transport == "local" ? std::vector<std::uint32_t>{0} : std::vector<std::uint32_t>{0, 2, 8};
   for (const std::uint32_t sms : shares) {
     for (const std::string_view a : classes) {
       for (const std::string_view b : classes) {
@@ -201,26 +202,23 @@ bool measure_missing(Measurer& measurer, const std::vector<Target>& targets, con
                      Calibration& calibration, const SessionHooks& hooks) {
   const std::vector<Target> todo = missing_targets(calibration, targets);
   calibration.missing.clear();
-  for (auto target = todo.rbegin(); target != todo.rend(); ++target)
-    calibration.missing.push_back(to_string(*target));
+  for (const Target& target : todo) calibration.missing.push_back(to_string(target));
+  // Whatever ends this early leaves a whole document.
+  derive_layer(calibration);
   const Duration begun = hooks.now();
   for (std::size_t k = 0; k < todo.size(); ++k) {
-    if (hooks.interrupted()) {
-      std::reverse(calibration.missing.begin(), calibration.missing.end());
-      derive_layer(calibration);
-      return false;
-    }
+    if (hooks.interrupted()) return false;
     const Duration elapsed = hooks.now() - begun;
     const auto left = static_cast<std::int64_t>(todo.size() - k);
     const Duration each = k == 0 ? rule.budget : Duration{elapsed.ns / static_cast<std::int64_t>(k)};
-    hooks.progress(
-        {targets.size() - todo.size() + k, targets.size(), calibration.missing.back(), elapsed, each * left});
+    hooks.progress({targets.size() - todo.size() + k, targets.size(), calibration.missing.front(), elapsed,
+                    each * left});
     const std::vector<Measurement> measured = measurer.measure(todo[k], rule);
     for (const Measurement& one : measured) add(calibration, one);
-    calibration.missing.pop_back();
+    calibration.missing.erase(calibration.missing.begin());
+    derive_layer(calibration);
     hooks.keep(calibration, measured);
   }
-  derive_layer(calibration);
   return true;
 }
 

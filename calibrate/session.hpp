@@ -36,8 +36,9 @@ struct SessionHooks {
   std::function<bool()> interrupted;
 };
 
-/// Measures what is missing, adds it, keeps `calibration.missing` true, and derives the layer at the end.
-/// Whether it got to the end; a DeviceError leaves the calibration with what there was.
+/// Measures what is missing, adds it, and keeps `calibration.missing` and what is derived true, so that the
+/// calibration can be written and read at any time. Whether it got to the end; a DeviceError leaves it with
+/// what there was.
 bool measure_missing(Measurer& measurer, const std::vector<Target>& targets, const StoppingRule& rule,
                      Calibration& calibration, const SessionHooks& hooks);
 

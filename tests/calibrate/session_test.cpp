@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -196,6 +197,23 @@ TEST(Session, ADeviceThatFailsLeavesWhatWasMeasured) {
   EXPECT_THROW(measure_missing(device, targets, {}, calibration, kept.hooks(device)), DeviceError);
   EXPECT_EQ(missing_targets(calibration, targets).size(), targets.size() - 3);
   EXPECT_EQ(kept.missing.size(), 3u) << "each was kept as it came";
+}
+
+// What is on disk when a process dies is what was written last, be it before the first target.
+TEST(Session, WhatIsKeptCanBeReadAtAnyTime) {
+  MadeUp device;
+  Kept kept;
+  Calibration calibration;
+  const std::vector<Target> targets = plan_targets(request(2), device);
+  SessionHooks hooks = kept.hooks(device);
+  const auto read_back = [&] {
+    std::ostringstream out;
+    write_calibration(out, calibration);
+    return parse_calibration(out.str(), "kept").missing.size();
+  };
+  hooks.progress = [&](const Progress& p) { EXPECT_EQ(read_back(), targets.size() - p.done); };
+  EXPECT_TRUE(measure_missing(device, targets, {}, calibration, hooks));
+  EXPECT_EQ(read_back(), 0u);
 }
 
 TEST(Session, ACalibrationIsContinuedOnItsOwnMachineOnly) {
