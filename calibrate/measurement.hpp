@@ -45,9 +45,9 @@ enum class Share : std::uint8_t {
 };
 struct Setting {
   Share share = Share::whole_gpu;
-  std::uint32_t sms = 0;     // multiprocessors of this rank; 0: all
-  std::uint32_t of = 1;      // as many ranks share the GPU
-  bool others_busy = false;  // the other ranks compute meanwhile
+  std::uint32_t sms = 0;          // multiprocessors of this rank; 0: all
+  std::uint32_t of = 1;           // as many ranks share the GPU
+  bool others_busy = false;       // the other ranks compute meanwhile
   std::uint32_t idle_others = 0;  // but for so many of them
   auto operator<=>(const Setting&) const = default;
 };

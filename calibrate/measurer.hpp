@@ -52,11 +52,23 @@ class Measurer {
   virtual std::vector<Measurement> measure(const Target& target, const StoppingRule& rule) = 0;
 };
 
+class Rendezvous;
+
+/// Where a rank in a process of its own stands: with whom it meets, on which GPU of its machine, and which of
+/// that one's equal shares it has where several ranks are on it.
+struct ProcessPlace {
+  Rendezvous* rendezvous = nullptr;
+  std::uint32_t device = 0;
+  std::uint32_t shares = 0;  // 0: it has the GPU alone
+  std::uint32_t share = 0;
+};
+
 /// Throws DeviceError, in one sentence, where make_measurer would for every request of this transport; cheap,
 /// and asked before processes are started.
 void require_measurer(const std::string& transport);
 
 /// Of this build: throws DeviceError, in one sentence, where it was made without CUDA or there is no GPU.
-std::unique_ptr<Measurer> make_measurer(const CalibrationRequest& request);
+/// `place`: for the transport `nccl`, whose ranks make theirs together.
+std::unique_ptr<Measurer> make_measurer(const CalibrationRequest& request, const ProcessPlace& place = {});
 
 }  // namespace plumb

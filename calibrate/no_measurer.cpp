@@ -11,7 +11,7 @@ void require_measurer(const std::string&) {
       "or read PyTorch profiles with --kineto");
 }
 
-std::unique_ptr<Measurer> make_measurer(const CalibrationRequest& request) {
+std::unique_ptr<Measurer> make_measurer(const CalibrationRequest& request, const ProcessPlace&) {
   require_measurer(request.transport);
   return nullptr;
 }

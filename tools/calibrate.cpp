@@ -6,6 +6,7 @@
 #include "calibrate/measurer.hpp"
 #include "calibrate/session.hpp"
 #include "runtime/bootstrap/launcher.hpp"
+#include "runtime/bootstrap/rendezvous.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/json_document.hpp"
 #include "schedules/ir/schedule_file.hpp"
@@ -148,13 +149,27 @@ int measure(const Options& options, Console& console) {
   request.algorithms = calibration.algorithms;
   if (!options.algorithms.empty()) request.algorithms.merge(load_calibration(options.algorithms).algorithms);
   require_measurer(request.transport);
-  if (request.transport == "nccl" && request.ranks > 1) {
-    const Placement placement = discover({}, process_environment(), getppid());
-    if (const auto code = run_own_ranks_unless_launched(request.ranks, placement)) return *code;
+  std::unique_ptr<Rendezvous> rendezvous;
+  ProcessPlace place;
+  if (request.transport == "nccl") {
+    RankRequest wanted;
+    wanted.ranks = request.ranks;
+    wanted.transport = RunTransport::nccl;
+    const RankPlace found = place_ranks(wanted);
+    if (found.where == RankPlace::Where::process_each_to_start) return start_ranks(wanted, found);
+    if (found.placement.ranks != request.ranks) {
+      throw BadInput("--ranks", fmt::format("is {}, but {} started {} processes", request.ranks,
+                                            found.placement.launcher, found.placement.ranks));
+    }
+    // Whoever is ready waits for the others, which may take ten times a figure's budget.
+    const std::chrono::milliseconds budgets{20 * rule.budget.ns / 1'000'000};
+    rendezvous = std::make_unique<Rendezvous>(found.placement, std::chrono::seconds{60} + budgets);
+    const NcclOptions gpu = gpu_of(found, true);
+    place = {rendezvous.get(), gpu.device, gpu.shares, gpu.share};
   }
   // Of several ranks all see Ctrl-C, and the one that leads decides.
   const InterruptWish wish;
-  const std::unique_ptr<Measurer> measurer = make_measurer(request);
+  const std::unique_ptr<Measurer> measurer = make_measurer(request, place);
   if (!measurer->leads()) {
     measurer->serve();
     return 0;

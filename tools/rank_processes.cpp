@@ -138,20 +138,6 @@ int start_ranks(const RankRequest& request, const RankPlace& place) {
   return result.exit_code;
 }
 
-std::optional<int> run_own_ranks_unless_launched(std::uint32_t ranks, const Placement& placement) {
-  if (placement.ranks == ranks) return std::nullopt;
-  if (placement.ranks > 1) {
-    throw BadInput("--ranks", fmt::format("is {}, but {} started {} processes", ranks, placement.launcher,
-                                          placement.ranks));
-  }
-  RankRequest request;
-  request.ranks = ranks;
-  request.transport = RunTransport::nccl;
-  RankPlace place;
-  place.gpus = std::max(1u, visible_gpus());
-  return start_ranks(request, place);
-}
-
 NcclOptions gpu_of(const RankPlace& place, bool shares) {
   NcclOptions options;
   options.device = place.placement.local_rank % place.gpus;

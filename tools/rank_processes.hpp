@@ -42,10 +42,6 @@ RankPlace place_ranks(const RankRequest& request);
 /// them. A rank that was killed is named (DeviceError).
 int start_ranks(const RankRequest& request, const RankPlace& place);
 
-/// The same in one call, for a command that always needs a process a rank. Nothing: a launcher has made this
-/// process one of them. Throws BadInput where it has started another number of them.
-std::optional<int> run_own_ranks_unless_launched(std::uint32_t ranks, const Placement& placement);
-
 /// The GPU of a rank. Its machine's ranks are dealt out over the GPUs; `shares`: those on one GPU have a part
 /// of its multiprocessors each, and otherwise use all of it as they come.
 NcclOptions gpu_of(const RankPlace& place, bool shares);

@@ -1,5 +1,6 @@
 #include "calibrate/measure/background.hpp"
 
+#include "runtime/device/current_device.hpp"
 #include "runtime/device/event.hpp"
 
 #include <array>
@@ -8,15 +9,17 @@
 namespace plumb::measure {
 
 Background::Background(const device::Stream& stream, std::function<void()> launch)
-    : thread_([&stream, launch = std::move(launch)](const std::stop_token& stop) {
-        std::array<device::Event, 3> behind;
-        for (const device::Event& event : behind) event.record(stream);
-        for (std::size_t run = 0; !stop.stop_requested(); run = (run + 1) % behind.size()) {
-          behind[run].synchronize();
-          launch();
-          behind[run].record(stream);
-        }
-        stream.synchronize();
-      }) {}
+    : thread_(
+          [&stream, launch = std::move(launch), gpu = device::current_device()](const std::stop_token& stop) {
+            device::use_device(gpu);
+            std::array<device::Event, 3> behind;
+            for (const device::Event& event : behind) event.record(stream);
+            for (std::size_t run = 0; !stop.stop_requested(); run = (run + 1) % behind.size()) {
+              behind[run].synchronize();
+              launch();
+              behind[run].record(stream);
+            }
+            stream.synchronize();
+          }) {}
 
 }  // namespace plumb::measure

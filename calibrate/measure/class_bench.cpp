@@ -37,6 +37,11 @@ Measurement ClassBench::time(const SlowdownTarget& target, const StoppingRule& r
   return {Slowdown{key, one_of(alone.set, times), one_of(together.set, times)}, together.set.samples()};
 }
 
+Sampled ClassBench::time_alone(const std::string& work_class, int times, WarmUp warm_up,
+                               const StoppingRule& rule, Sampler& sampler) {
+  return run(streams_.main_lane, work_, work_class, times, warm_up, rule, sampler);
+}
+
 Sampled ClassBench::run(const layers::Lane& lane, const ClassWork& work, const std::string& what, int times,
                         WarmUp warm_up, const StoppingRule& rule, Sampler& sampler) {
   return sampler.sample({lane.stream(), begin_, end_,

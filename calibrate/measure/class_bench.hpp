@@ -22,6 +22,10 @@ class ClassBench {
   /// Queues it once in the rank's main stream.
   void launch(const std::string& work_class) const { work_.launch(work_class, streams_.main_lane); }
 
+  /// So many in a row, with nothing beside them.
+  Sampled time_alone(const std::string& work_class, int times, WarmUp warm_up, const StoppingRule& rule,
+                     Sampler& sampler);
+
   /// Alone, then while the other class runs in another stream. `send_recv` is a copy here.
   Measurement time(const SlowdownTarget& target, const StoppingRule& rule, Sampler& sampler);
 

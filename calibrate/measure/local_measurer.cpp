@@ -36,14 +36,13 @@ class LocalMeasurer final : public Measurer {
     setting_.of = request.ranks;
     setting_.others_busy = request.ranks > 1;
     // Rank 0 is measured: it has every kind of stage. The others keep busy with a layer.
-    std::vector<Stage> stages;
-    for (std::uint32_t s = 0; s < request.layout.stages.size(); ++s) stages.push_back(Stage{s});
     for (std::uint32_t r = 0; r < request.ranks; ++r) {
-      ranks_.push_back(std::make_unique<RankBench>(
-          request, r == 0 ? stages : std::vector<Stage>{}, request.ranks > 1 ? &shares_[r] : nullptr,
-          request.ranks > 1 ? setting_.sms : info_.multiprocessors, algorithms_));
+      ranks_.push_back(
+          std::make_unique<RankBench>(request_, r == 0 ? stages_of(request_) : std::vector<CutStage>{},
+                                      request.ranks > 1 ? &shares_[r] : nullptr,
+                                      request.ranks > 1 ? setting_.sms : info_.multiprocessors, algorithms_));
     }
-    classes_.emplace(request, algorithms_, ranks_.front()->streams());
+    classes_.emplace(request_, algorithms_, ranks_.front()->streams());
     for (auto* block : {&sent_, &received_}) *block = device::Buffer(largest_message * most_at_once);
     for (std::size_t i = 0; i < most_at_once; ++i) copy_streams_.emplace_back();
     device::synchronize();

@@ -42,7 +42,17 @@ RankStreams::RankStreams(const device::GreenContext* share, std::uint32_t multip
       pair_forward_lane(pair_forward, multiprocessors),
       copy_lane(copies, multiprocessors) {}
 
-RankBench::RankBench(const CalibrationRequest& request, const std::vector<Stage>& stages,
+std::vector<CutStage> stages_of(const CalibrationRequest& request) {
+  std::vector<CutStage> stages;
+  const auto add = [&](const Layout& cut) {
+    for (std::uint32_t s = 0; s < cut.stages.size(); ++s) stages.push_back({&cut, Stage{s}});
+  };
+  add(request.layout);
+  for (const Layout& cut : request.other_cuts) add(cut);
+  return stages;
+}
+
+RankBench::RankBench(const CalibrationRequest& request, const std::vector<CutStage>& stages,
                      const device::GreenContext* share, std::uint32_t multiprocessors,
                      layers::ProductAlgorithms& algorithms)
     : streams_(share, multiprocessors) {
@@ -51,15 +61,9 @@ RankBench::RankBench(const CalibrationRequest& request, const std::vector<Stage>
     return std::make_unique<StageRig>(model, layout, stage, algorithms, streams_.main_lane,
                                       streams_.pair_forward_lane);
   };
-  const auto hold = [&](const Layout& layout, Stage stage) {
-    const WorkKey key = stage_work(model, layout, stage, WorkKind::forward);
-    if (!rigs_.contains(key)) rigs_.emplace(key, make(layout, stage));
-  };
-  for (const Stage stage : stages) hold(request.layout, stage);
-  if (!stages.empty()) {
-    for (const Layout& cut : request.other_cuts) {
-      for (std::uint32_t s = 0; s < cut.stages.size(); ++s) hold(cut, Stage{s});
-    }
+  for (const auto& [cut, stage] : stages) {
+    const WorkKey key = stage_work(model, *cut, stage, WorkKind::forward);
+    if (!rigs_.contains(key)) rigs_.emplace(key, make(*cut, stage));
   }
   const Layout one = layout_of_one_layer(model, request.layout, 0);
   const WorkKey layer = layer_work(model, request.layout, 0, WorkKind::forward);

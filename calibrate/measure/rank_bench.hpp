@@ -27,13 +27,20 @@ struct RankStreams {
   RankStreams(const device::GreenContext* share, std::uint32_t multiprocessors);
 };
 
+/// A stage of one way to cut the model; `cut` is the request's.
+struct CutStage {
+  const Layout* cut = nullptr;
+  Stage stage;
+};
+/// The stages of all of the request's cuts.
+std::vector<CutStage> stages_of(const CalibrationRequest& request);
+
 /// Stages, a layer, and the parts of both, ready to be timed in the rank's main stream. Lanes and rigs refer
 /// to its streams, so it stays where it is.
 class RankBench {
  public:
-  /// A layer it always has; of `stages`, and of the other cuts' where there are any, those of one sort are
-  /// held once.
-  RankBench(const CalibrationRequest& request, const std::vector<Stage>& stages,
+  /// A layer it always has; of `stages` those of one sort are held once.
+  RankBench(const CalibrationRequest& request, const std::vector<CutStage>& stages,
             const device::GreenContext* share, std::uint32_t multiprocessors,
             layers::ProductAlgorithms& algorithms);
   RankBench(const RankBench&) = delete;

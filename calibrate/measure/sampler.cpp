@@ -11,20 +11,21 @@ constexpr Duration settling{400'000'000};
 // Where the load has hardly ceased since the last measurement.
 constexpr Duration settling_again{100'000'000};
 constexpr Duration hardly{50'000'000};
-constexpr Duration observing{300'000'000};  // several swings of the power limit's control
-constexpr Duration least_gate{60'000};      // for the clock to be read to a per cent or two
+constexpr Duration least_gate{60'000};  // for the clock to be read to a per cent or two
 
 Duration since(std::chrono::steady_clock::time_point begin) {
   return {std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count()};
 }
 }  // namespace
 
-bool Sampler::still_warm() const { return loaded_until_ && since(*loaded_until_) < hardly; }
+Duration Load::settling() const {
+  return until_ && since(*until_) < hardly ? settling_again : measure::settling;
+}
 
 Sampled Sampler::sample(const Timed& timed, WarmUp warm_up, const StoppingRule& rule) {
   const auto begun = std::chrono::steady_clock::now();
   const bool under_load = warm_up == WarmUp::until_the_clock_settles;
-  const Duration warming = !under_load ? Duration{} : still_warm() ? settling_again : settling;
+  const Duration warming = under_load ? load_.settling() : Duration{};
   auto warmed_up = begun;
   Sampled result;
   std::vector<Duration> launches;
@@ -45,13 +46,13 @@ Sampled Sampler::sample(const Timed& timed, WarmUp warm_up, const StoppingRule& 
     result.set.add(sample);
     if (timed.took) timed.took(sample);
     const Verdict verdict = result.set.verdict(rule, since(warmed_up));
-    const bool long_enough = !under_load || since(warmed_up) >= std::min(observing, rule.budget);
+    const bool long_enough = !under_load || since(warmed_up) >= std::min(observing_load, rule.budget);
     if (verdict == Verdict::most_samples || (verdict != Verdict::go_on && long_enough)) break;
   }
   const auto middle = launches.begin() + static_cast<std::ptrdiff_t>(launches.size() / 2);
   std::nth_element(launches.begin(), middle, launches.end());
   result.host_launch = *middle;
-  if (under_load) loaded_until_ = std::chrono::steady_clock::now();
+  if (under_load) load_.was_until_now();
   return result;
 }
 

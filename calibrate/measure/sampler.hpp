@@ -38,18 +38,30 @@ struct Sampled {
 /// ms, then 1.80 ms for the same work); a pipeline runs at the last one.
 enum class WarmUp : std::uint8_t { a_few_runs, until_the_clock_settles };
 
+/// When the GPU was last under load, and so how long the next load takes to settle.
+class Load {
+ public:
+  void was_until_now() { until_ = std::chrono::steady_clock::now(); }
+  /// Less where the load has hardly ceased.
+  Duration settling() const;
+
+ private:
+  std::optional<std::chrono::steady_clock::time_point> until_;
+};
+/// Several swings of the power limit's control: no sample set under load is taken in less.
+constexpr Duration observing_load{300'000'000};
+
 class Sampler {
  public:
   Sampled sample(const Timed& timed, WarmUp warm_up, const StoppingRule& rule);
   const device::ClockReader& clock() const { return clock_; }
+  /// For whoever loads the GPU beside this.
+  Load& load() { return load_; }
 
  private:
-  bool still_warm() const;
-
   Gate gate_;
   device::ClockReader clock_;
-  std::optional<std::chrono::steady_clock::time_point>
-      loaded_until_;  // the end of the last measurement under load
+  Load load_;
 };
 
 }  // namespace plumb::measure

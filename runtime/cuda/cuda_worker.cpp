@@ -1,9 +1,9 @@
-#include "runtime/cuda/current_device.hpp"
 #include "runtime/cuda/gradient_kernels.hpp"
 #include "runtime/cuda/local_transport.hpp"
 #include "runtime/cuda/nccl_transport.hpp"
 #include "runtime/cuda/rank_compute.hpp"
 #include "runtime/cuda/step_guard.hpp"
+#include "runtime/device/current_device.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
 #include "runtime/gpu_workers.hpp"
@@ -29,7 +29,7 @@ struct Shared {
   Shared(const TrainingPlan& p, std::uint32_t d)
       : plan(p), device(d), guard(std::chrono::nanoseconds(p.deadline.ns)) {}
   /// The thread that calls it launches there from then on.
-  void use_device() const { cuda::use_device(device); }
+  void use_device() const { device::use_device(device); }
 
   TrainingPlan plan;
   std::uint32_t device;
@@ -313,7 +313,7 @@ std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan, 
   device::require_device();
   const std::uint32_t ranks = plan.schedule.ranks();
   const std::uint32_t count = ranks * plan.schedule.data_parallel;
-  auto shared = std::make_shared<cuda::Shared>(plan, cuda::current_device());
+  auto shared = std::make_shared<cuda::Shared>(plan, device::current_device());
   const std::uint32_t shares = options.shares == 0 ? count : options.shares;
   if (shares < count)
     throw BadInput("the shares of the GPU", fmt::format("{} workers cannot have {} shares", count, shares));

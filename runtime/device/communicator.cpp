@@ -114,6 +114,19 @@ void Communicator::all_reduce(void* data, std::size_t count, Element element, co
   settle("an all-reduce to be taken");
 }
 
+void Communicator::reduce_scatter(const void* data, void* part, std::size_t count, Element element,
+                                  const Stream& stream) {
+  PLUMB_NCCL_CALL(
+      ncclReduceScatter(data, part, count, nccl_type(element), ncclSum, handle_, stream.handle()));
+  settle("a reduce-scatter to be taken");
+}
+
+void Communicator::all_gather(const void* part, void* all, std::size_t count, Element element,
+                              const Stream& stream) {
+  PLUMB_NCCL_CALL(ncclAllGather(part, all, count, nccl_type(element), handle_, stream.handle()));
+  settle("an all-gather to be taken");
+}
+
 void Communicator::check() const {
   ncclResult_t state = ncclSuccess;
   PLUMB_NCCL_CALL(ncclCommGetAsyncError(handle_, &state));

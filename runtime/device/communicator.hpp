@@ -58,6 +58,10 @@ class Communicator {
   void receive(void* data, Bytes bytes, std::uint32_t peer, const Stream& stream);
   /// Sums in place over all ranks.
   void all_reduce(void* data, std::size_t count, Element element, const Stream& stream);
+  /// Of `count` elements a rank: each gets the sums of its own part, from the ranks' `count` x ranks.
+  void reduce_scatter(const void* data, void* part, std::size_t count, Element element, const Stream& stream);
+  /// `count` elements of each rank, one rank after the other in `all`.
+  void all_gather(const void* part, void* all, std::size_t count, Element element, const Stream& stream);
 
   /// Throws DeviceError where NCCL has met an error since; called while waiting for the device.
   void check() const;

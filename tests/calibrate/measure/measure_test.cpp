@@ -5,6 +5,7 @@
 #include "calibrate/measurer.hpp"
 #include "calibrate/session.hpp"
 #include "calibrate/work.hpp"
+#include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/device/buffer.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/event.hpp"
@@ -167,10 +168,27 @@ TEST(LocalMeasurer, ItsMemoryIsWhatTheFormulasSay) {
   EXPECT_EQ(memory.added_by_backward_input, formula.added_by_backward_input);
 }
 
-TEST(LocalMeasurer, RefusesWhatItHasNoTransportFor) {
+// Two ranks of one process cannot have NCCL between them on one GPU; one rank has it to itself.
+TEST(NcclMeasurer, ARankAloneMeasuresItsWorkAndHasNobodyToSendTo) {
   CalibrationRequest request = small_request(1);
   request.transport = "nccl";
-  EXPECT_THROW(make_measurer(request), DeviceError);
+  Rendezvous alone(Placement{});
+  const auto measurer = make_measurer(request, {&alone, 0, 0, 0});
+  EXPECT_TRUE(measurer->leads());
+  EXPECT_FALSE(measurer->setting().others_busy);
+  const StoppingRule rule{0.2, 6, 20, Duration{5'000'000}};
+  bool work = false;
+  for (const Target& target : plan_targets(request, *measurer)) {
+    EXPECT_FALSE(std::holds_alternative<TransferTarget>(target)) << to_string(target);
+    const auto measured = measurer->measure(target, rule);
+    ASSERT_EQ(measured.size(), 1U) << to_string(target);
+    EXPECT_EQ(target_of(measured[0]), target);
+    if (const auto* one = std::get_if<TimedWork>(&measured[0].figures)) {
+      work = true;
+      EXPECT_FALSE(one->rank) << "there is nobody to be told from";
+    }
+  }
+  EXPECT_TRUE(work);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // that works off its queue with random pauses, and an event that nobody has recorded cannot be waited for.
 // What is not ordered by an event happens in an order that changes from run to run.
 #include "runtime/device/buffer.hpp"
+#include "runtime/device/current_device.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/event.hpp"
 #include "runtime/device/green_context.hpp"
@@ -144,5 +145,8 @@ std::vector<GreenContext> partition(std::uint32_t ranks) {
   for (std::uint32_t i = 0; i < ranks; ++i) shares.emplace_back(nullptr, 8);
   return shares;
 }
+
+std::uint32_t current_device() { return 0; }
+void use_device(std::uint32_t) {}
 
 }  // namespace plumb::device

@@ -1,5 +1,4 @@
 // Stages that compute on the fake device: the host's reference layers, launched in a stream.
-#include "runtime/cuda/current_device.hpp"
 #include "runtime/cuda/gradient_kernels.hpp"
 #include "runtime/device/green_context.hpp"
 #include "runtime/layers/lane.hpp"
@@ -14,9 +13,6 @@
 #include <cmath>
 
 namespace plumb::cuda {
-
-std::uint32_t current_device() { return 0; }
-void use_device(std::uint32_t) {}
 
 void sum_copies(const device::Stream& stream, std::span<float* const> copies, std::uint64_t count) {
   stream.handle()->push([parts = std::vector<float*>(copies.begin(), copies.end()), count] {

@@ -1,4 +1,4 @@
-#include "runtime/cuda/current_device.hpp"
+#include "runtime/device/current_device.hpp"
 
 #include "runtime/device/check.hpp"
 #include "schedules/ir/error.hpp"
@@ -10,7 +10,7 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
-namespace plumb::cuda {
+namespace plumb::device {
 namespace {
 constexpr std::chrono::seconds busy_limit{12};
 }
@@ -41,4 +41,4 @@ void use_device(std::uint32_t device) {
   PLUMB_CUDA_CALL(status);
 }
 
-}  // namespace plumb::cuda
+}  // namespace plumb::device

@@ -2,10 +2,10 @@
 #pragma once
 #include <cstdint>
 
-namespace plumb::cuda {
+namespace plumb::device {
 
 std::uint32_t current_device();
 /// The thread that calls it launches there from then on.
 void use_device(std::uint32_t device);
 
-}  // namespace plumb::cuda
+}  // namespace plumb::device

@@ -1,0 +1,249 @@
+#include "calibrate/measure/nccl_measurer.hpp"
+
+#include "calibrate/measure/class_bench.hpp"
+#include "calibrate/measure/nccl_contention.hpp"
+#include "calibrate/measure/nccl_messages.hpp"
+#include "calibrate/measure/nccl_rank.hpp"
+#include "calibrate/measure/rank_bench.hpp"
+#include "calibrate/provenance.hpp"
+#include "calibrate/work.hpp"
+#include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/device/device_info.hpp"
+#include "runtime/device/green_context.hpp"
+#include "schedules/ir/error.hpp"
+#include "schedules/ir/json_document.hpp"
+#include "schedules/model/layer_costs.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+namespace plumb::measure {
+namespace {
+
+std::string host_name() {
+  std::string name(256, '\0');
+  if (gethostname(name.data(), name.size()) != 0) return "";
+  return name.substr(0, name.find('\0'));
+}
+
+std::string to_text(const std::map<std::string, std::string>& map) {
+  std::string out;
+  for (const auto& [key, value] : map) out += key + '\t' + value + '\n';
+  return out;
+}
+
+std::map<std::string, std::string> read_text(const std::string& text) {
+  std::map<std::string, std::string> map;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t tab = text.find('\t', at);
+    const std::size_t end = text.find('\n', tab);
+    map[text.substr(at, tab - at)] = text.substr(tab + 1, end - tab - 1);
+    at = end + 1;
+  }
+  return map;
+}
+
+bool is_message(TransferKind kind) {
+  return kind == TransferKind::hop || kind == TransferKind::one_way || kind == TransferKind::both_ways ||
+         kind == TransferKind::at_once;
+}
+
+class NcclMeasurer final : public Measurer {
+ public:
+  NcclMeasurer(const CalibrationRequest& request, const ProcessPlace& place)
+      : request_(request),
+        rendezvous_(*place.rendezvous),
+        info_(device::device_info()),
+        shared_gpu_(place.shares > 1) {
+    if (request.layout.stages.empty()) throw BadInput("calibrate", "the layout has no stages");
+    if (shared_gpu_) shares_ = device::partition(place.shares);
+    const device::GreenContext* share = shared_gpu_ ? &shares_.at(place.share) : nullptr;
+    setting_.share = shared_gpu_ ? Share::process : Share::whole_gpu;
+    setting_.sms = share ? share->multiprocessors() : 0;
+    setting_.of = std::max(1u, place.shares);
+    setting_.others_busy = request.ranks > 1;
+    hosts_ = rendezvous_.gather(shared_gpu_ ? "" : host_name());
+    find_work();
+    make_bench(share);
+  }
+
+  Provenance provenance() const override {
+    Provenance p = provenance_of(info_, sampler_.clock());
+    p.gpus = shared_gpu_ ? (request_.ranks + setting_.of - 1) / setting_.of : request_.ranks;
+    return p;
+  }
+  std::map<std::string, std::string> algorithms() const override { return algorithms_.to_text(); }
+  Setting setting() const override { return setting_; }
+
+  // Ranks of one GPU, or of one machine, are alike; one pair stands for each sort of neighbour that there is.
+  std::vector<std::vector<std::uint32_t>> message_pairs() const override {
+    std::vector<std::vector<std::uint32_t>> pairs;
+    if (request_.ranks < 2) return pairs;
+    for (const bool same_machine : {true, false}) {
+      for (std::uint32_t r = 0; r + 1 < request_.ranks; ++r) {
+        if ((hosts_[r] == hosts_[r + 1]) != same_machine) continue;
+        pairs.push_back({r, r + 1});
+        break;
+      }
+    }
+    return pairs;
+  }
+
+  bool can_measure(const Target& target) const override {
+    if (const auto* work = std::get_if<WorkTarget>(&target)) {
+      // A rank with a GPU of its own does not feel that others are idle.
+      if (work->setting.idle_others > 0 && !shared_gpu_) return false;
+      WorkKey key = work->work;
+      if (bench_->has(key)) return true;
+      key.kind = WorkKind::forward;
+      key.shape.erase("recompute");
+      return stages_.contains(key) || in_a_stage_.contains(work->work);
+    }
+    if (const auto* memory = std::get_if<MemoryTarget>(&target))
+      return bench_->has_memory(memory->work) || stages_.contains(memory->work);
+    if (const auto* transfer = std::get_if<TransferTarget>(&target)) {
+      const TransferKey& key = transfer->key;
+      // What is reduced or gathered lies where several messages do.
+      const Bytes room = is_message(key.kind) ? rank_->largest : rank_->largest * most_nccl_messages;
+      return key.ranks.size() >= 2 && transfer->size <= room && key.at_once <= most_nccl_messages;
+    }
+    return request_.ranks > 1 && contention_->can_time(std::get<SlowdownTarget>(target).key);
+  }
+
+  std::vector<Measurement> measure(const Target& target, const StoppingRule& rule) override {
+    return std::visit([&](const auto& one) { return measure_one(one, rule); }, target);
+  }
+
+ private:
+  // What every rank knows of all ranks: which sorts of stages there are, who has them, and their parts.
+  void find_work() {
+    const ModelShape& model = request_.model;
+    for (const CutStage& one : stages_of(request_)) {
+      const auto& [cut, stage] = one;
+      const WorkKey key = stage_work(model, *cut, stage, WorkKind::forward);
+      const std::uint32_t rank = stage.value % request_.ranks;
+      const bool first_of_sort = stages_.emplace(key, rank).second;
+      // Where each rank has a GPU of its own, GPUs may differ, and every sort is measured on each.
+      if (first_of_sort && (!shared_gpu_ || rank == rendezvous_.rank())) own_stages_.push_back(one);
+      for (const PartGroup& group : stage_groups(model, *cut, stage)) {
+        for (const Part& part : group.parts) {
+          for (const WorkKind kind : {WorkKind::forward, WorkKind::backward_input, WorkKind::backward_weight})
+            (group.name == "layer" ? in_a_layer_ : in_a_stage_).insert(part_work(part, model, *cut, kind));
+        }
+      }
+    }
+  }
+
+  // Rank 0 is first, alone and undisturbed, for it chooses how products are computed. The others choose what
+  // is left, and all then know what all have chosen.
+  void make_bench(const device::GreenContext* share) {
+    std::map<std::string, std::string> chosen = request_.algorithms;
+    const std::uint32_t own = rendezvous_.rank();
+    for (std::uint32_t turn = 0; turn < 2; ++turn) {
+      if ((own == 0) == (turn == 0)) {
+        algorithms_ = layers::ProductAlgorithms::from_text(chosen);
+        bench_ = std::make_unique<RankBench>(request_, own_stages_, share,
+                                             share ? share->multiprocessors() : info_.multiprocessors,
+                                             algorithms_);
+        filler_.emplace(request_.model, request_.layout, algorithms_, bench_->streams().main_lane);
+        if (own == 0) classes_.emplace(request_, algorithms_, bench_->streams());
+        device::synchronize();
+      }
+      std::string all;
+      for (const std::string& one :
+           rendezvous_.gather(bench_ ? to_text(algorithms_.to_text()) : std::string()))
+        all += one;
+      for (const auto& [product, algorithm] : read_text(rendezvous_.broadcast(all)))
+        chosen.emplace(product, algorithm);
+    }
+    const Bytes message =
+        std::max(stage_bytes(request_.model, request_.layout, Stage{0}).activation_message, Bytes{1 << 10});
+    rank_.emplace(rendezvous_, *bench_, sampler_, message);
+    messages_.emplace(*rank_, *filler_);
+    contention_.emplace(*rank_, classes_ ? &*classes_ : nullptr, message, request_.model.experts.has_value());
+    chosen_ = chosen;
+    rendezvous_.barrier();
+  }
+
+  // Whoever has it measures it, all at the same time; the others, and those that are ready before the last
+  // one, compute a layer; some may have to be idle. Where all have it they are told apart.
+  std::vector<Measurement> measure_one(const WorkTarget& target, const StoppingRule& rule) {
+    std::vector<Measurement> measured;
+    const bool idle = rendezvous_.rank() + target.setting.idle_others >= request_.ranks;
+    if (!idle && bench_->has(target.work)) measured.push_back(bench_->time_work(target, rule, sampler_));
+    {
+      std::optional<Background> busy;
+      if (!idle && target.setting.others_busy) busy.emplace(bench_->busy());
+      rendezvous_.barrier();
+    }
+    sampler_.load().was_until_now();
+    if (request_.ranks > 1 && (!shared_gpu_ || everybody_has(target.work))) {
+      for (Measurement& one : measured) std::get<TimedWork>(one.figures).rank = rendezvous_.rank();
+    }
+    return measured;
+  }
+
+  // On a shared GPU: a layer, and what is in it.
+  bool everybody_has(const WorkKey& work) const { return work.name == "layer" || in_a_layer_.contains(work); }
+
+  std::vector<Measurement> measure_one(const TransferTarget& target, const StoppingRule& rule) {
+    const TransferKind kind = target.key.kind;
+    const bool message = kind == TransferKind::hop || kind == TransferKind::one_way ||
+                         kind == TransferKind::both_ways || kind == TransferKind::at_once;
+    const SampleSet set =
+        message ? messages_->time(target, rule) : contention_->time_collective(kind, target.size, rule);
+    if (rendezvous_.rank() != 0) return {};
+    return {{Transfer{target.key, {target.size, set.summary()}}, set.samples()}};
+  }
+
+  std::vector<Measurement> measure_one(const SlowdownTarget& target, const StoppingRule& rule) {
+    std::vector<Measurement> measured;
+    if (auto one = contention_->time(target, rule)) measured.push_back(std::move(*one));
+    return measured;
+  }
+
+  // Bytes are the same on every rank: the first that has them says them.
+  std::vector<Measurement> measure_one(const MemoryTarget& target, const StoppingRule& /*not timed*/) {
+    const auto owner = stages_.find(target.work);
+    const std::uint32_t rank = owner == stages_.end() || !shared_gpu_ ? 0 : owner->second;
+    if (rendezvous_.rank() != rank) return {};
+    return {bench_->memory_of(target)};
+  }
+
+  CalibrationRequest request_;
+  Rendezvous& rendezvous_;
+  device::DeviceInfo info_;
+  bool shared_gpu_;
+  std::vector<device::GreenContext> shares_;
+  Setting setting_;
+  std::vector<std::string> hosts_;  // [rank] on rank 0; empty names where one GPU is all there is
+  std::map<WorkKey, std::uint32_t>
+      stages_;  // each sort, by its forward, and the rank that measures it where a GPU is shared
+  std::set<WorkKey> in_a_layer_, in_a_stage_;  // parts
+  std::vector<CutStage> own_stages_;
+  layers::ProductAlgorithms algorithms_;
+  std::map<std::string, std::string> chosen_;
+  std::unique_ptr<RankBench> bench_;
+  std::optional<ClassWork> filler_;
+  std::optional<ClassBench> classes_;  // of rank 0
+  std::optional<NcclRank> rank_;
+  std::optional<NcclMessages> messages_;
+  std::optional<NcclContention> contention_;
+  Sampler sampler_;
+};
+
+}  // namespace
+
+std::unique_ptr<Measurer> make_nccl_measurer(const CalibrationRequest& request, const ProcessPlace& place) {
+  return std::make_unique<NcclMeasurer>(request, place);
+}
+
+}  // namespace plumb::measure

@@ -1,0 +1,42 @@
+#include "calibrate/measure/nccl_rank.hpp"
+
+#include <algorithm>
+
+namespace plumb::measure {
+namespace {
+constexpr std::chrono::seconds deadline{30};
+}  // namespace
+
+NcclRank::NcclRank(Rendezvous& meeting, RankBench& place, Sampler& timer, Bytes message)
+    : rendezvous(meeting),
+      bench(place),
+      sampler(timer),
+      largest(std::max(Bytes{32 << 20}, message)),
+      links(meeting, deadline),
+      sent(largest * most_nccl_messages),
+      received(largest * most_nccl_messages) {
+  // Sums of what is not a number are not slower, but nobody wants to explain them.
+  for (const device::Buffer* buffer : {&sent, &received})
+    device::fill(place.streams().main, buffer->data(), 0, static_cast<std::size_t>(buffer->bytes().count));
+  place.streams().main.synchronize();
+}
+
+SampleSet NcclRank::sample(const ranks::Joint& joint, WarmUp warm_up, const StoppingRule& rule,
+                           ranks::Pace pace) {
+  const bool under_load = warm_up == WarmUp::until_the_clock_settles;
+  if (under_load) {
+    pace.warm_up = sampler.load().settling();
+    pace.observe = observing_load;
+  }
+  SampleSet set = ranks::sample_together(rendezvous, joint, pace, rule);
+  if (under_load) sampler.load().was_until_now();
+  return set;
+}
+
+std::vector<Duration> between_ticks(TimingEvents& ticks, std::uint32_t count) {
+  std::vector<Duration> durations;
+  for (std::uint32_t k = 1; k < count; ++k) durations.push_back(device::between(ticks[k - 1], ticks[k]));
+  return durations;
+}
+
+}  // namespace plumb::measure

@@ -1,0 +1,69 @@
+// What everything that is measured over NCCL is measured with.
+#pragma once
+#include "calibrate/measure/gate.hpp"
+#include "calibrate/measure/nccl_links.hpp"
+#include "calibrate/measure/rank_bench.hpp"
+#include "calibrate/ranks/sample_together.hpp"
+#include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/device/buffer.hpp"
+#include "runtime/device/event.hpp"
+#include "schedules/ir/units.hpp"
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+namespace plumb::measure {
+
+constexpr std::size_t most_nccl_messages = 4;  // at once
+/// As many blocks of a kernel as the runtime gives NCCL when nobody says otherwise.
+constexpr std::uint32_t runtime_channels = 2;
+
+/// Events that date what comes again and again.
+class TimingEvents {
+ public:
+  const device::Event& operator[](std::size_t k) {
+    while (events_.size() <= k) events_.emplace_back(device::EventKind::timing);
+    return events_[k];
+  }
+
+ private:
+  std::vector<device::Event> events_;
+};
+
+struct NcclRank {
+  /// `message`: what the model sends; smaller ones are measured in any case.
+  NcclRank(Rendezvous& meeting, RankBench& place, Sampler& timer, Bytes message);
+
+  std::uint32_t rank() const { return rendezvous.rank(); }
+  std::byte* to_send(std::size_t which = 0) const { return at(sent, which); }
+  std::byte* to_receive(std::size_t which = 0) const { return at(received, which); }
+
+  /// Rounds of it, warmed up as long as Sampler would; of `pace` the repeats and the round count.
+  SampleSet sample(const ranks::Joint& joint, WarmUp warm_up, const StoppingRule& rule,
+                   ranks::Pace pace = {});
+
+  Rendezvous& rendezvous;
+  RankBench& bench;
+  Sampler& sampler;
+  Bytes largest;  // message
+  NcclLinks links;
+  Gate gate;
+  device::Buffer sent, received;  // most_nccl_messages of the largest each
+  device::Event base{device::EventKind::timing}, order;
+  TimingEvents left, returned;
+
+ private:
+  std::byte* at(const device::Buffer& buffer, std::size_t which) const {
+    return buffer.as<std::byte>() + which * static_cast<std::size_t>(largest.count);
+  }
+};
+
+/// Of what several ranks did in a row, each time when the one before it was done: how long each took, by one
+/// rank's clock. The first begins when its rank is ready and not when all are, so it does not count.
+std::vector<Duration> between_ticks(TimingEvents& ticks, std::uint32_t count);
+
+}  // namespace plumb::measure
