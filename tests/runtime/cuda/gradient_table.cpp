@@ -1,10 +1,12 @@
 // How far schedules' losses and gradients are from those of the same microbatches one by one through the
-// model in one piece, on one GPU.
+// model in one piece, on one GPU or on the CPU.
 //   gradient_table [SETTING …]             every schedule on 2, 4 and 8 shares of the GPU, a thread each
 //   gradient_table nccl RANKS [SETTING …]  five schedules with a process a rank, under MPS, NCCL between them
+//   gradient_table cpu [SETTING …]         every schedule on 2, 4 and 8 CPU ranks, threads; float32
 // Settings are numbered from 0 as they stand below; each is a table, so that several processes can make a
 // page. Prints a page of tables; exits with 1 where a difference is out of bounds.
 #include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/cpu_backend.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/launch/mps.hpp"
@@ -16,6 +18,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <string>
@@ -30,8 +34,12 @@ using namespace plumb::test;
 
 namespace {
 
-constexpr std::uint64_t hidden = 256;
-constexpr std::uint64_t tokens = 128;
+// Enough for a GPU's kernels, and little enough for the host's plain loops.
+struct Size {
+  std::uint64_t hidden;
+  std::uint64_t tokens;
+};
+constexpr Size on_gpu{256, 128}, on_cpu{64, 8};
 
 struct Setting {
   const char* name;
@@ -46,7 +54,7 @@ struct Setting {
 // gradients are added up in float32: what is left is the order in which microbatches and owners are added, so
 // one bound holds for both types: DualPipe's own test's. Attention in bf16 is cuDNN's, whose backward may add
 // in any order; what it then rounds to the other neighbour moves one element by 2^-8, squared 1.5e-5.
-std::vector<Setting> settings() {
+std::vector<Setting> settings(std::uint64_t hidden) {
   return {{"mlp, float32", mlp(hidden), WeightType::fp32, 1e-13, true, 8},
           {"Llama, float32", gpt(hidden), WeightType::fp32, 1e-13, false, 8},
           {"GPT-2 with biases and a tied head, float32", gpt2(hidden), WeightType::fp32, 1e-13, true, 8},
@@ -85,30 +93,56 @@ Cell compare_step(Team& team, const TrainingPlan& plan, const Unpipelined& expec
   return cell;
 }
 
-TrainingPlan plan_of(std::string_view name, std::uint32_t ranks, const Setting& setting) {
+TrainingPlan plan_of(std::string_view name, std::uint32_t ranks, const Setting& setting,
+                     std::uint64_t tokens = on_gpu.tokens) {
   return plan_for(schedule_of(name, ranks, CommPlacement::per_op), setting.model, tokens, setting.type);
 }
 
-void print_head(const std::string& title, const std::string& how) {
+// Where ranks are threads of this process.
+struct Threads {
+  std::string name;
+  Size size;
+  std::function<Team(const TrainingPlan&)> team;
+  std::function<Unpipelined(const TrainingPlan&)> whole;
+};
+
+Threads threads_of_gpu(std::map<std::string, std::string>& algorithms) {
+  const auto options = [&](const TrainingPlan& plan) {
+    return GpuOptions{plan.schedule.ranks(), &algorithms};
+  };
+  return {"shares of it, a thread each, messages by copies", on_gpu,
+          [=](const TrainingPlan& plan) { return make_gpu_workers(plan, options(plan)); },
+          [=](const TrainingPlan& plan) {
+            return run_unpipelined_on_gpu(plan, data_of(plan), 1, options(plan));
+          }};
+}
+
+Threads threads_of_cpu() {
+  return {"ranks, a thread each, messages by copies", on_cpu,
+          [](const TrainingPlan& plan) { return make_cpu_workers(plan); },
+          [](const TrainingPlan& plan) { return run_unpipelined(plan, data_of(plan), 1); }};
+}
+
+void print_head(const std::string& title, const std::string& where, const std::string& how,
+                const Size& size) {
   std::printf(
       "# %s\n\n%s: %s. One layer a stage, H %lu, %lu tokens a microbatch. A number is the largest over "
       "parameters of |x - y|^2 / (|x|^2 + |y|^2); *equal* means to the bit, and losses are equal to the bit "
       "wherever nothing else is said.\n",
-      title.c_str(), device::device_info().name.c_str(), how.c_str(), hidden, tokens);
+      title.c_str(), where.c_str(), how.c_str(), size.hidden, size.tokens);
 }
 
-bool local_table(const Setting& setting, std::map<std::string, std::string>& algorithms) {
+bool table(const Setting& setting, const Threads& threads) {
   bool good = true;
   std::map<std::string_view, std::vector<Cell>> cells;
   for (std::uint32_t ranks = 2; ranks <= setting.most_ranks; ranks *= 2) {
     const auto begin = std::chrono::steady_clock::now();
-    const GpuOptions options{ranks, &algorithms};
     std::map<std::pair<std::uint32_t, std::uint32_t>, Unpipelined> expected;  // stages, microbatches
     for (const Generator* family : generators()) {
-      const TrainingPlan plan = plan_of(family->name, ranks, setting);
+      const TrainingPlan plan = plan_of(family->name, ranks, setting, threads.size.tokens);
       const std::pair key{plan.schedule.stages, plan.schedule.microbatches};
-      if (!expected.contains(key)) expected[key] = run_unpipelined_on_gpu(plan, data_of(plan), 1, options);
-      Team team = make_gpu_workers(plan, options);
+      if (!expected.contains(key)) expected[key] = threads.whole(plan);
+      Team team = threads.team(plan);
       load(team, plan);
       step(team);
       cells[family->name].push_back(compare_step(team, plan, expected.at(key)));
@@ -190,7 +224,7 @@ int be_rank(const std::vector<Setting>& chosen) {
   }
   if (!leads) return 0;
   print_head(fmt::format("Gradients on {} processes with NCCL between them", rendezvous.ranks()),
-             "a process a rank, each on its share of the GPU, under MPS");
+             device::device_info().name, "a process a rank, each on its share of the GPU, under MPS", on_gpu);
   std::printf("\n| model | bound |");
   for (const char* name : nccl_schedules) std::printf(" %s |", name);
   std::printf("\n|---|--:|--:|--:|--:|--:|--:|\n%s\n%s.\n", page.c_str(),
@@ -212,14 +246,14 @@ int launch(std::uint32_t ranks, std::vector<std::string> arguments) {
   return result.exit_code;
 }
 
-int local(const std::vector<Setting>& chosen, bool whole) {
+int tables(const std::vector<Setting>& chosen, const Threads& threads, const std::string& where, bool whole) {
   const auto begin = std::chrono::steady_clock::now();
-  if (whole)
-    print_head("Gradients of every schedule against the model without a pipeline",
-               "2, 4 and 8 shares of it, a thread each, messages by copies");
+  if (whole) {
+    print_head("Gradients of every schedule against the model without a pipeline", where,
+               "2, 4 and 8 " + threads.name, threads.size);
+  }
   bool good = true;
-  std::map<std::string, std::string> algorithms;
-  for (const Setting& setting : chosen) good = local_table(setting, algorithms) && good;
+  for (const Setting& setting : chosen) good = table(setting, threads) && good;
   std::printf("\n%s, in %.0f s.\n", good ? "All within bounds" : "OUT OF BOUNDS",
               std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   return good ? 0 : 1;
@@ -228,19 +262,24 @@ int local(const std::vector<Setting>& chosen, bool whole) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  const bool nccl = argc >= 3 && std::string(argv[1]) == "nccl";
-  const std::vector<Setting> all = settings();
+  const std::string mode = argc > 1 ? argv[1] : "";
+  const bool nccl = mode == "nccl" && argc > 2, cpu = mode == "cpu";
+  const std::vector<Setting> all = settings((cpu ? on_cpu : on_gpu).hidden);
   std::vector<Setting> chosen;
-  for (int i = nccl ? 3 : 1; i < argc; ++i) chosen.push_back(all.at(std::stoul(argv[i])));
+  for (int i = nccl ? 3 : cpu ? 2 : 1; i < argc; ++i) chosen.push_back(all.at(std::stoul(argv[i])));
   const bool whole = chosen.empty();
   if (whole) {
-    for (const Setting& setting : all) {
-      if (!nccl || setting.over_nccl) chosen.push_back(setting);
-    }
+    std::copy_if(all.begin(), all.end(), std::back_inserter(chosen), [&](const Setting& setting) {
+      return cpu ? setting.type == WeightType::fp32 : !nccl || setting.over_nccl;
+    });
   }
-  if (!nccl) return local(chosen, whole);
-  if (std::getenv("RANK")) return be_rank(chosen);
-  return launch(static_cast<std::uint32_t>(std::stoul(argv[2])), {argv + 1, argv + argc});
+  if (cpu) return tables(chosen, threads_of_cpu(), "The CPU", whole);
+  if (nccl) {
+    if (std::getenv("RANK")) return be_rank(chosen);
+    return launch(static_cast<std::uint32_t>(std::stoul(argv[2])), {argv + 1, argv + argc});
+  }
+  std::map<std::string, std::string> algorithms;
+  return tables(chosen, threads_of_gpu(algorithms), device::device_info().name, whole);
 } catch (const std::exception& error) {
   std::fprintf(stderr, "rank %s: %s\n", std::getenv("RANK") ? std::getenv("RANK") : "-", error.what());
   return 3;
