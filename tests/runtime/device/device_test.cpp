@@ -42,6 +42,12 @@ TEST(Device, ARankAloneHasEveryMultiprocessor) {
   EXPECT_EQ(shares[0].multiprocessors(), device_info().multiprocessors);
 }
 
+// CUDA counts downwards: the smaller number goes first.
+TEST(Device, PrioritiesAreThreeLevels) {
+  EXPECT_GT(level_of(Priority::low), level_of(Priority::normal));
+  EXPECT_GT(level_of(Priority::normal), level_of(Priority::high));
+}
+
 TEST(Device, AnEventOrdersStreamsAndTwoTellTheTimeBetween) {
   const Stream a;
   const Stream b(Priority::high);
