@@ -218,7 +218,8 @@ class Contract(unittest.TestCase):
             self.assertEqual(document["schema"], "plumb.run/1")
             self.assertEqual(sorted(document["step_time_ns"]), ["median", "min", "n", "p95"])
             self.assertEqual((document["step_time_ns"]["n"], len(document["loss"])), (2, 3))
-            self.assertEqual(sorted(document["ranks"][0]), ["compute_busy_ns", "idle_ns", "peak_activation_bytes"])
+            # A rank has these, and what its memory held beside.
+            self.assertLessEqual({"compute_busy_ns", "idle_ns", "peak_activation_bytes"}, set(document["ranks"][0]))
             self.assertLess(document["gradient_check"]["max_difference"], 1e-13)
             # Of a layer: its input, and the inner tensor before and after GELU, 8 tokens of 16 and twice 64 floats;
             # 1f1b holds two microbatches on the first rank.

@@ -35,6 +35,34 @@ class Run(unittest.TestCase):
             rest = data(f"--schedule 1f1b {BASE} --steps 4 --checkpoint {folder}/c --resume")["loss"]
             self.assertEqual(first + rest, whole)
 
+    def test_a_gpt_trains_with_its_head_tied_and_goes_on_under_another_schedule(self):
+        gpt = "--ranks 2 --device cpu --model gpt --hidden 16 --layers 4 --heads 2 --vocab 64 --sequence 8"
+        with tempfile.TemporaryDirectory() as folder:
+            whole = None
+            for schedule in ("1f1b", "zb-v", "dualpipe"):
+                step = data(f"--schedule {schedule} --microbatches 4 {gpt} --steps 1 --check-gradients "
+                            f"--checkpoint {folder}/{schedule}")
+                self.assertLess(step["gradient_check"]["max_difference"], 1e-13)
+                rest = data(f"--schedule 1f1b --microbatches 4 {gpt} --steps 2 --checkpoint {folder}/{schedule} --resume")
+                whole = whole or rest["loss"][0]
+                self.assertAlmostEqual(rest["loss"][0], whole, delta=1e-5)
+
+    def test_norms_of_queries_and_keys_are_trained(self):
+        config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 16, "intermediate_size": 24,
+                  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 64,
+                  "max_position_embeddings": 64, "tie_word_embeddings": True, "hidden_act": "silu"}
+        with tempfile.TemporaryDirectory() as folder:
+            with open(f"{folder}/config.json", "w") as file:
+                json.dump(config, file)
+            step = data(f"--schedule zb-h1 --ranks 2 --microbatches 4 --device cpu --model {folder}/config.json "
+                        f"--sequence 8 --steps 1 --check-gradients")
+            self.assertLess(step["gradient_check"]["max_difference"], 1e-13)
+
+    def test_what_is_only_simulated_is_refused_by_name(self):
+        done = run(f"--schedule 1f1b {BASE} --steps 1 --recompute full")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("recompute", done.stderr)
+
     def test_a_damaged_checkpoint_is_refused_by_name(self):
         with tempfile.TemporaryDirectory() as folder:
             data(f"--schedule 1f1b {BASE} --steps 1 --checkpoint {folder}")
