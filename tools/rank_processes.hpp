@@ -43,7 +43,8 @@ RankPlace place_ranks(const RankRequest& request);
 int start_ranks(const RankRequest& request, const RankPlace& place);
 
 /// The GPU of a rank. Its machine's ranks are dealt out over the GPUs; `shares`: those on one GPU have a part
-/// of its multiprocessors each, and otherwise use all of it as they come.
+/// of its multiprocessors each, and otherwise use all of it as they come; then, all on one machine, they also
+/// share NCCL's host threads.
 NcclOptions gpu_of(const RankPlace& place, bool shares);
 
 /// Something that every rank must have been given alike: a flag, or what it led to.

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <map>
 #include <thread>
 #include <utility>
 
@@ -43,177 +42,110 @@ NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendez
 
 NcclTransport::~NcclTransport() = default;
 
-std::size_t NcclTransport::add_group(std::vector<std::vector<std::uint32_t>>& all,
-                                     std::vector<std::uint32_t> workers) const {
-  all.push_back(std::move(workers));
-  return all.size() - 1;
-}
-
-std::vector<NcclTransport::Way> NcclTransport::ways() const {
-  std::vector<Way> ways;
-  for (std::uint32_t r = 0; r < schedule_.ranks(); ++r) {
-    for (const Message& message : schedule_.per_rank[r].messages) {
-      const Way way{r, message.peer.value};
-      if (is_send(message.op.kind) && std::find(ways.begin(), ways.end(), way) == ways.end())
-        ways.push_back(way);
-    }
+// Whoever is first in a parent, or in a group without one, makes its id.
+std::vector<device::CommunicatorId> NcclTransport::exchange_ids(const NcclGroups& plan) {
+  std::vector<std::uint32_t> makers;
+  for (const NcclGroups::Parent& parent : plan.parents) makers.push_back(parent.workers.front());
+  for (const NcclGroups::Group& group : plan.groups) {
+    if (group.parent == no_index) makers.push_back(group.workers.front());
   }
-  return ways;
-}
-
-// A rank is in one part of a split, so ways that have a rank in common come from different splits.
-void NcclTransport::part(device::Communicator& parent, const std::vector<Way>& ways,
-                         std::map<Way, std::uint32_t>& found) {
-  std::vector<std::vector<Way>> splits;
-  for (const Way& way : ways) {
-    const auto apart = [&](const Way& other) {
-      return other.first != way.first && other.first != way.second && other.second != way.first &&
-             other.second != way.second;
-    };
-    auto split = std::find_if(splits.begin(), splits.end(), [&](const std::vector<Way>& taken) {
-      return std::all_of(taken.begin(), taken.end(), apart);
-    });
-    if (split == splits.end()) split = splits.emplace(splits.end());
-    split->push_back(way);
-  }
-  for (const std::vector<Way>& split : splits) {
-    const auto mine = std::find_if(split.begin(), split.end(), [&](const Way& way) {
-      return way.first == rank_.value || way.second == rank_.value;
-    });
-    if (mine == split.end()) {
-      static_cast<void>(parent.split(std::nullopt, 0));
-      continue;
-    }
-    found[*mine] = static_cast<std::uint32_t>(groups_.size());
-    Group& group = *groups_.emplace_back(std::make_unique<Group>());
-    group.workers = {worker_of(Rank{mine->first}), worker_of(Rank{mine->second})};
-    group.own = mine->first == rank_.value ? 0 : 1;
-    group.communicator = parent.split(static_cast<std::uint32_t>(mine - split.begin()), group.own);
-  }
-}
-
-// Every worker works out the same list of groups, so that the ids, each made by the first worker of its
-// group, find their way, and two workers come to their common groups in the same order.
-void NcclTransport::make_groups(std::uint32_t channels, bool shared_threads,
-                                std::chrono::milliseconds deadline) {
-  const std::uint32_t ranks = schedule_.ranks();
-  std::vector<std::vector<std::uint32_t>> all;
-  std::map<Way, std::size_t> channel_of;  // workers: from, to
-  std::vector<std::size_t> pipeline_of(schedule_.data_parallel);
-  std::vector<bool> is_parent;  // [group of all]
-  std::map<std::vector<std::uint32_t>, std::size_t> sum_of;
-  const bool batched = schedule_.placement == CommPlacement::batched;
-  for (std::uint32_t copy = 0; copy < schedule_.data_parallel; ++copy) {
-    std::vector<std::uint32_t> pipeline;
-    for (std::uint32_t r = 0; r < ranks; ++r) pipeline.push_back(copy * ranks + r);
-    if (batched) {
-      pipeline_of[copy] = add_group(all, std::move(pipeline));
-    } else if (shared_threads) {
-      add_group(all, pipeline);  // of the ways up
-      add_group(all, pipeline);  // of the ways down
-      is_parent.resize(all.size(), true);
-    } else {
-      for (const Way& way : ways()) {
-        const Way ends{copy * ranks + way.first, copy * ranks + way.second};
-        channel_of[ends] = add_group(all, {ends.first, ends.second});
-      }
-    }
-  }
-  std::vector<std::vector<std::uint32_t>> owners(schedule_.stages);
-  for (std::uint32_t copy = 0; copy < schedule_.data_parallel; ++copy) {
-    for (std::uint32_t r = 0; r < ranks; ++r) {
-      for (const Step& step : schedule_.per_rank[r].steps) {
-        const auto* collective = std::get_if<Collective>(&step);
-        if (collective) owners[collective->op.stage.value].push_back(copy * ranks + r);
-      }
-    }
-  }
-  for (const auto& workers : owners) {
-    if (workers.size() > 1 && !sum_of.contains(workers)) sum_of[workers] = add_group(all, workers);
-  }
-  const auto workers_of = [&](const SharedPair& pair, std::uint32_t copy) {
-    std::vector<std::uint32_t> workers{copy * ranks + pair.first.value, copy * ranks + pair.last.value};
-    std::sort(workers.begin(), workers.end());
-    return workers;
-  };
-  for (std::uint32_t copy = 0; copy < schedule_.data_parallel; ++copy) {
-    for (const SharedPair& pair : shared_) {
-      const auto workers = workers_of(pair, copy);
-      if (pair.first != pair.last && !sum_of.contains(workers)) sum_of[workers] = add_group(all, workers);
-    }
-  }
-
   std::string made;
-  for (const auto& workers : all) {
-    if (workers.front() != rendezvous_.rank()) continue;
+  for (const std::uint32_t maker : makers) {
+    if (maker != rendezvous_.rank()) continue;
     const device::CommunicatorId id = device::make_communicator_id();
     made.append(reinterpret_cast<const char*>(id.data()), id.size());
   }
   const std::vector<std::string> from_all = rendezvous_.gather(made);
-  std::string ids;
+  std::string text;
   if (rendezvous_.rank() == 0) {
     std::vector<std::size_t> taken(from_all.size());
-    for (const auto& workers : all) {
-      std::size_t& at = taken[workers.front()];
-      ids += from_all[workers.front()].substr(at, sizeof(device::CommunicatorId));
-      at += sizeof(device::CommunicatorId);
+    for (const std::uint32_t maker : makers) {
+      text += from_all[maker].substr(taken[maker], sizeof(device::CommunicatorId));
+      taken[maker] += sizeof(device::CommunicatorId);
     }
   }
-  ids = rendezvous_.broadcast(ids);
-  PLUMB_CHECK(ids.size() == all.size() * sizeof(device::CommunicatorId));
+  text = rendezvous_.broadcast(text);
+  std::vector<device::CommunicatorId> ids(makers.size());
+  PLUMB_CHECK(text.size() == ids.size() * sizeof(device::CommunicatorId));
+  std::memcpy(ids.data(), text.data(), text.size());
+  return ids;
+}
 
-  is_parent.resize(all.size(), false);
-  std::vector<std::uint32_t> own(all.size(), no_index);  // [group of all] among groups_
-  for (std::size_t g = 0; g < all.size(); ++g) {
-    const auto place = std::find(all[g].begin(), all[g].end(), rendezvous_.rank());
-    if (place == all[g].end()) continue;
-    const auto place_in_it = static_cast<std::uint32_t>(place - all[g].begin());
-    device::CommunicatorId id{};
-    std::memcpy(id.data(), ids.data() + g * sizeof id, sizeof id);
-    device::Communicator communicator(id, static_cast<std::uint32_t>(all[g].size()), place_in_it, channels,
-                                      deadline);
-    if (is_parent[g]) {
-      parents_.push_back(std::move(communicator));
-      continue;
-    }
+// [group of the plan] where it is among groups_, no_index where this worker is not in it.
+std::vector<std::uint32_t> NcclTransport::connect(const NcclGroups& plan, std::uint32_t channels,
+                                                  std::chrono::milliseconds deadline) {
+  const std::uint32_t self = rendezvous_.rank();
+  const std::vector<device::CommunicatorId> ids = exchange_ids(plan);
+  auto id = ids.begin();
+  const auto join = [&](const std::vector<std::uint32_t>& workers) -> std::optional<device::Communicator> {
+    const device::CommunicatorId& own = *id++;
+    const auto place = std::find(workers.begin(), workers.end(), self);
+    if (place == workers.end()) return std::nullopt;
+    return device::Communicator(own, static_cast<std::uint32_t>(workers.size()),
+                                static_cast<std::uint32_t>(place - workers.begin()), channels, deadline);
+  };
+  std::vector<std::uint32_t> own(plan.groups.size(), no_index);
+  const auto add = [&](std::uint32_t g, device::Communicator communicator) {
     own[g] = static_cast<std::uint32_t>(groups_.size());
     Group& group = *groups_.emplace_back(std::make_unique<Group>());
-    group.workers = all[g];
-    group.own = place_in_it;
+    group.workers = plan.groups[g].workers;
     group.communicator = std::move(communicator);
-  }
+  };
 
-  std::map<Way, std::uint32_t> parts;  // ranks: from, to
-  if (!parents_.empty()) {
-    std::vector<Way> up = ways();
-    const auto middle =
-        std::stable_partition(up.begin(), up.end(), [](const Way& way) { return way.first < way.second; });
-    const std::vector<Way> down(middle, up.end());
-    up.erase(middle, up.end());
-    part(parents_[0], up, parts);
-    part(parents_[1], down, parts);
+  std::vector<std::uint32_t> joined;  // indices of parents_'s elements in the plan
+  for (std::uint32_t p = 0; p < plan.parents.size(); ++p) {
+    auto parent = join(plan.parents[p].workers);
+    if (!parent) continue;
+    parents_.push_back(std::move(*parent));
+    joined.push_back(p);
   }
+  for (std::uint32_t g = 0; g < plan.groups.size(); ++g) {
+    if (plan.groups[g].parent != no_index) continue;
+    if (auto communicator = join(plan.groups[g].workers)) add(g, std::move(*communicator));
+  }
+  for (std::size_t i = 0; i < parents_.size(); ++i) {
+    for (std::uint32_t split = 0; split < plan.parents[joined[i]].splits; ++split) {
+      std::uint32_t mine = no_index;
+      std::uint32_t place = 0;
+      for (std::uint32_t g = 0; g < plan.groups.size(); ++g) {
+        const NcclGroups::Group& group = plan.groups[g];
+        const auto found = std::find(group.workers.begin(), group.workers.end(), self);
+        if (group.parent != joined[i] || group.split != split || found == group.workers.end()) continue;
+        mine = g;
+        place = static_cast<std::uint32_t>(found - group.workers.begin());
+      }
+      auto part =
+          parents_[i].split(mine == no_index ? std::nullopt : std::optional(plan.groups[mine].part), place);
+      if (part) add(mine, std::move(*part));
+    }
+  }
+  return own;
+}
 
+void NcclTransport::make_groups(std::uint32_t channels, bool shared_threads,
+                                std::chrono::milliseconds deadline) {
+  const NcclGroups plan = nccl_groups(schedule_, shared_, shared_threads);
+  const std::vector<std::uint32_t> own = connect(plan, channels, deadline);
   for (const Message& message : schedule_.per_rank[rank_.value].messages) {
     const bool send = is_send(message.op.kind);
-    const Rank from = send ? rank_ : message.peer;
-    const Rank to = send ? message.peer : rank_;
-    message_groups_.push_back(batched             ? own[pipeline_of[copy_]]
-                              : !parents_.empty() ? parts.at({from.value, to.value})
-                                                  : own[channel_of.at({worker_of(from), worker_of(to)})]);
+    const std::uint32_t self = worker_of(rank_);
+    const std::uint32_t peer = worker_of(message.peer);
+    message_groups_.push_back(own[plan.of_messages.at(send ? std::pair{self, peer} : std::pair{peer, self})]);
   }
+  const auto sum_of = [&](const std::vector<std::uint32_t>& workers) {
+    const auto sum = plan.of_sums.find(workers);
+    return sum == plan.of_sums.end() ? no_index : own[sum->second];
+  };
+  const auto owners = owners_of_sums(schedule_);
   for (const Step& step : schedule_.per_rank[rank_.value].steps) {
     const auto* collective = std::get_if<Collective>(&step);
     if (!collective) continue;
-    const auto sum = sum_of.find(owners[collective->op.stage.value]);
     by_stage_.push_back(static_cast<std::uint32_t>(reduction_groups_.size()));
-    reduction_groups_.push_back(sum == sum_of.end() ? no_index : own[sum->second]);
+    reduction_groups_.push_back(sum_of(owners[collective->op.stage.value]));
     reduction_stages_.push_back(collective->op.stage);
   }
-  for (const SharedPair& pair : shared_) {
-    const auto sum = sum_of.find(workers_of(pair, copy_));
-    shared_groups_.push_back(sum == sum_of.end() ? no_index : own[sum->second]);
-  }
+  for (const SharedPair& pair : shared_)
+    shared_groups_.push_back(sum_of(workers_of(pair, copy_, schedule_.ranks())));
   std::sort(by_stage_.begin(), by_stage_.end(),
             [&](auto a, auto b) { return reduction_stages_[a] < reduction_stages_[b]; });
   reductions_ = std::vector<Span>(reduction_groups_.size());

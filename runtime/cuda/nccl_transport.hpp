@@ -1,6 +1,7 @@
 // Ranks in processes of their own, on one machine or many: messages through NCCL.
 #pragma once
 #include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/cuda/nccl_groups.hpp"
 #include "runtime/cuda/step_guard.hpp"
 #include "runtime/cuda/transport.hpp"
 #include "runtime/device/communicator.hpp"
@@ -10,13 +11,11 @@
 #include "schedules/ir/lower.hpp"
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 namespace plumb::cuda {
@@ -59,7 +58,6 @@ class NcclTransport : public Transport {
   /// A communicator of some workers and the stream of what it does.
   struct Group {
     std::vector<std::uint32_t> workers;
-    std::uint32_t own = 0;  // this worker's place among them
     std::optional<device::Communicator> communicator;
     device::Stream stream{device::Priority::high};
   };
@@ -74,15 +72,9 @@ class NcclTransport : public Transport {
   };
 
   void make_groups(std::uint32_t channels, bool shared_threads, std::chrono::milliseconds deadline);
-  /// Ranks: from, to.
-  using Way = std::pair<std::uint32_t, std::uint32_t>;
-  /// All ways of a pipeline that messages go, in the same order on every rank.
-  std::vector<Way> ways() const;
-  /// Splits the parent, by all of the pipeline together, into a group for each way; adds this rank's to
-  /// groups_, and where they are there to `found`.
-  void part(device::Communicator& parent, const std::vector<Way>& ways, std::map<Way, std::uint32_t>& found);
-  std::size_t add_group(std::vector<std::vector<std::uint32_t>>& all,
-                        std::vector<std::uint32_t> workers) const;
+  std::vector<device::CommunicatorId> exchange_ids(const NcclGroups& plan);
+  std::vector<std::uint32_t> connect(const NcclGroups& plan, std::uint32_t channels,
+                                     std::chrono::milliseconds deadline);
   std::uint32_t worker_of(Rank rank) const { return copy_ * schedule_.ranks() + rank.value; }
   void launch_reductions(bool all, std::uint32_t step);
   void all_reduce(Waiting& waiting);
