@@ -3,6 +3,7 @@
 #include "schedules/model/layer_costs.hpp"
 #include "tools/render/table.hpp"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -29,11 +30,14 @@ std::vector<StageMemory> predicted_memory(const TrainingPlan& plan) {
 
 }  // namespace
 
-void print_dry_run(Console& console, const TrainingPlan& plan, bool json_wanted) {
+void print_dry_run(Console& console, const TrainingPlan& plan, bool json_wanted,
+                   const std::function<std::string(std::uint32_t)>& runs_on) {
   const std::vector<StageMemory> memory = predicted_memory(plan);
   std::string json;
   render::Table table;
-  table.head = {"rank", "stages", "parameters", "weights, gradients, optimizer", "peak activations", "arena"};
+  table.head = {
+      "rank", "runs on", "stages", "parameters", "weights, gradients, optimizer", "peak activations",
+      "arena"};
   std::string lists;
   for (std::uint32_t r = 0; r < plan.schedule.ranks(); ++r) {
     const RankProgram program = make_rank_program(plan.schedule, Rank{r}, memory, plan.arena);
@@ -50,14 +54,21 @@ void print_dry_run(Console& console, const TrainingPlan& plan, bool json_wanted)
       const auto* compute = std::get_if<ComputeStep>(&step);
       if (compute) list += (list.empty() ? "" : " ") + to_string(compute->action);
     }
-    table.rows.push_back({fmt::format("{}", r), stages, fmt::format("{}", parameters), to_text(held),
+    // Copies of the pipeline mostly run alike.
+    std::vector<std::string> places;
+    for (std::uint32_t copy = 0; copy < plan.schedule.data_parallel; ++copy)
+      places.push_back(runs_on(copy * plan.schedule.ranks() + r));
+    const bool alike =
+        std::all_of(places.begin(), places.end(), [&](const auto& p) { return p == places[0]; });
+    const std::string place = alike ? places[0] : fmt::format("{}", fmt::join(places, "; "));
+    table.rows.push_back({fmt::format("{}", r), place, stages, fmt::format("{}", parameters), to_text(held),
                           to_text(program.peak_activations), to_text(program.arena)});
     lists += fmt::format("\n  rank {}: {}", r, list);
     json += fmt::format(
         "{}{{\"rank\":{},\"stages\":[{}],\"parameters\":{},\"held_bytes\":{},\"peak_activation_bytes\":{},"
-        "\"arena_bytes\":{},\"schedule\":\"{}\"}}",
+        "\"arena_bytes\":{},\"schedule\":\"{}\",\"runs_on\":[\"{}\"]}}",
         r ? "," : "", r, stages, parameters, held.count, program.peak_activations.count, program.arena.count,
-        list);
+        list, fmt::join(places, "\",\""));
   }
   if (json_wanted) {
     console.out << "{\"schema\":\"plumb.run.dry/1\",\"copies\":" << plan.schedule.data_parallel

@@ -3,9 +3,14 @@
 #include "runtime/worker.hpp"
 #include "tools/console.hpp"
 
+#include <functional>
+#include <string>
+
 namespace plumb::tools {
 
-/// Each rank's stages, bytes by the model's formulas, and list of actions: as text, or as plumb.run.dry/1.
-void print_dry_run(Console& console, const TrainingPlan& plan, bool json_wanted);
+/// Where each rank runs, its stages, bytes by the model's formulas, and list of actions: as text, or as
+/// plumb.run.dry/1. `runs_on`: of copy x ranks + rank.
+void print_dry_run(Console& console, const TrainingPlan& plan, bool json_wanted,
+                   const std::function<std::string(std::uint32_t)>& runs_on);
 
 }  // namespace plumb::tools

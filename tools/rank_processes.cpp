@@ -155,6 +155,26 @@ NcclOptions gpu_of(const RankPlace& place, bool shares) {
   return options;
 }
 
+std::string runs_on(const RankRequest& request, const RankPlace& place, bool shares, std::uint32_t rank) {
+  const bool one_process = place.where == RankPlace::Where::this_process;
+  if (request.device == RunDevice::cpu) return one_process ? "thread" : "process";
+  if (request.transport == RunTransport::local) {
+    return request.ranks == 1 ? "GPU 0"
+                              : fmt::format("thread, GPU 0, share {} of {}", rank + 1, request.ranks);
+  }
+  // Which ranks are on which machine only their launcher knows.
+  if (place.where == RankPlace::Where::process_each && place.placement.launcher != "flags")
+    return fmt::format("process of {}, GPU by local rank", place.placement.launcher);
+  const std::uint32_t gpu = rank % place.gpus;
+  // Shares are equal, so that ranks are, also where a GPU has fewer of them than another.
+  const std::uint32_t most = (request.ranks + place.gpus - 1) / place.gpus;
+  if (shares && most > 1)
+    return fmt::format("process, GPU {}, share {} of {}", gpu, rank / place.gpus + 1, most);
+  const std::uint32_t sharing = (request.ranks - gpu + place.gpus - 1) / place.gpus;
+  if (sharing == 1) return fmt::format("process, GPU {}", gpu);
+  return fmt::format("process, GPU {} with {} others under MPS", gpu, sharing - 1);
+}
+
 std::string disagreement(Rendezvous& rendezvous, const std::vector<Given>& given) {
   const std::vector<std::string> all = rendezvous.gather(to_line(given));
   return rendezvous.broadcast(all.empty() ? "" : first_difference(all));

@@ -47,6 +47,9 @@ int start_ranks(const RankRequest& request, const RankPlace& place);
 /// share NCCL's host threads.
 NcclOptions gpu_of(const RankPlace& place, bool shares);
 
+/// Where a rank is to run, in words, before anything is touched: `a thread`, `process, GPU 0 with 3 others`.
+std::string runs_on(const RankRequest& request, const RankPlace& place, bool shares, std::uint32_t rank);
+
 /// Something that every rank must have been given alike: a flag, or what it led to.
 struct Given {
   std::string what;

@@ -451,15 +451,18 @@ int run(const Options& options, Console& console) {
   request.rank = options.rank;
   request.rendezvous = options.rendezvous;
   request.gpus = options.gpus;
-  if (options.dry_run) {
-    const Placement placement = discover({}, process_environment(), getppid());
-    if (placement.rank == 0) print_dry_run(console, plan_of(options, console, true), options.json);
-    return 0;
-  }
   const auto ranks = [&] {
     const LoweredSchedule schedule = options.schedule.load();
     return schedule.ranks() * schedule.data_parallel;
   };
+  if (options.dry_run) {
+    request.ranks = ranks();
+    const RankPlace place = place_ranks(request);
+    if (place.placement.rank != 0) return 0;
+    print_dry_run(console, plan_of(options, console, true), options.json,
+                  [&](std::uint32_t rank) { return runs_on(request, place, options.shares, rank); });
+    return 0;
+  }
   if (options.rank) request.ranks = ranks();
   RankPlace place = place_ranks(request);
   if (place.where == RankPlace::Where::process_each) {
@@ -545,7 +548,8 @@ Command run_command(CLI::App& app) {
   command->add_option("--checkpoint-every", o.checkpoint_every, "Also whenever so many steps are done")
       ->type_name("N");
   command->add_flag("--resume", o.resume, "Go on from the newest checkpoint of --checkpoint, up to --steps");
-  command->add_flag("--dry-run", o.dry_run, "Print each rank's stages, bytes and schedule; touch no device");
+  command->add_flag("--dry-run", o.dry_run,
+                    "Print where each rank runs, its stages, bytes and schedule; touch no device");
   command->add_option("--timeline", o.timeline, "Write the last step's spans as plumb.timeline/1")
       ->type_name("FILE");
   command->add_option("--trace", o.trace, "Write the last step as a Chrome trace")->type_name("FILE");

@@ -34,7 +34,8 @@ DeviceDescription DeviceOptions::load() const {
 CostModel ModelRun::costs() const {
   if (!calibration) return estimate(device, model, layout);
   const std::optional<SharedPower> power = shared_power(*calibration);
-  return estimate(power ? at_one_clock(*calibration, power->full_mhz()) : *calibration, device, model, layout);
+  return estimate(power ? at_one_clock(*calibration, power->full_mhz()) : *calibration, device, model,
+                  layout);
 }
 
 Prediction StepToRun::predict(Detail detail) const {

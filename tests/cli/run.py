@@ -115,6 +115,17 @@ class Run(unittest.TestCase):
         self.assertEqual(document["training_step_ns"]["n"], 3)
         self.assertGreater(document["training_step_ns"]["min"], document["step_time_ns"]["min"])
 
+    def test_a_dry_run_says_where_each_rank_runs(self):
+        line = "--schedule 1f1b --ranks 3 --microbatches 4 " + TINY.replace("--layers 4", "--layers 3") + " --dry-run"
+        for flags, places in (("--device cpu", ["thread"] * 3), ("--device cpu --processes", ["process"] * 3),
+                              ("--device cuda", [f"thread, GPU 0, share {r} of 3" for r in (1, 2, 3)]),
+                              ("--transport nccl --gpus 4", [f"process, GPU {r}" for r in range(3)]),
+                              ("--transport nccl --gpus 1", ["process, GPU 0 with 2 others under MPS"] * 3),
+                              # Ranks 0 and 2 share the first of two.
+                              ("--transport nccl --gpus 2 --shares", ["process, GPU 0, share 1 of 2", "process, GPU 1, share 1 of 2",
+                                                                      "process, GPU 0, share 2 of 2"])):
+            self.assertEqual([rank["runs_on"] for rank in data(f"{line} {flags}")["ranks"]], [[p] for p in places])
+
     def test_what_cannot_be_is_refused_with_one_sentence(self):
         for line, says in ((f"--schedule 1f1b {BASE} --resume", "--checkpoint"),
                            (f"--schedule 1f1b {BASE} --resume --checkpoint /nowhere", "/nowhere"),
