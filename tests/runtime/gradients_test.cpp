@@ -1,6 +1,7 @@
 // Whatever the schedule, a pipeline computes the model's losses and gradients.
 #include "runtime/cpu_backend.hpp"
 #include "runtime/gradient_check.hpp"
+#include "runtime/shared_matrix.hpp"
 #include "runtime/together.hpp"
 #include "runtime/train_step.hpp"
 #include "schedules/model/layer_costs.hpp"
@@ -192,6 +193,33 @@ TEST(Gradients, OfATiedHeadAndItsEmbeddingAreOneSum) {
       EXPECT_EQ(weights[i], weights[0]) << name;
     }
   }
+}
+
+// First and last stage of 1F1B are on the first and the last rank, of a V on one rank, and DualPipe has both
+// of them on both of these.
+TEST(SharedPairs, AreTheRanksThatHoldTheMatrix) {
+  const auto pairs = [](const char* name, const ModelShape& model) {
+    return shared_pairs(plan_of(model, make_lowered(generator(name), {4, 8, {}, {}}, {})));
+  };
+  using Pairs = std::vector<SharedPair>;
+  EXPECT_EQ(pairs("1f1b", tied(tiny_gpt(8))), (Pairs{{Rank{0}, Rank{3}}}));
+  EXPECT_EQ(pairs("zb-v", tied(tiny_gpt(8))), (Pairs{{Rank{0}, Rank{0}}}));
+  EXPECT_EQ(pairs("dualpipe", tied(tiny_gpt(8))), (Pairs{{Rank{0}, Rank{0}}, {Rank{3}, Rank{3}}}));
+  EXPECT_EQ(pairs("1f1b", tiny_gpt(8)), Pairs{});
+  // A schedule of somebody's own, whose last stage is on both ranks and whose first is on one.
+  LoweredSchedule uneven;
+  uneven.name = "uneven";
+  uneven.stages = uneven.microbatches = 2;
+  uneven.per_rank.resize(2);
+  const auto add = [&](std::uint32_t rank, std::uint32_t stage, std::uint32_t microbatch) {
+    uneven.per_rank[rank].steps.emplace_back(
+        Action(Op{Stage{stage}, Microbatch{microbatch}, OpKind::forward}));
+  };
+  add(0, 0, 0);
+  add(0, 0, 1);
+  add(0, 1, 0);
+  add(1, 1, 1);
+  EXPECT_THROW(shared_pairs(plan_of(tied(tiny_gpt(4)), uneven)), BadInput);
 }
 
 // The check itself sees one wrong gradient: 1 % of one parameter is (0.01)^2 / (1 + 1.01^2).
