@@ -17,6 +17,10 @@ constexpr std::array<WorkKind, 5> kinds{WorkKind::forward, WorkKind::backward_in
                                         WorkKind::backward_weight, WorkKind::backward,
                                         WorkKind::forward_beside_backward};
 
+// Pairs of stages are derived from their ops; a layer's pair tells how well.
+constexpr std::array<WorkKind, 4> stage_kinds{WorkKind::forward, WorkKind::backward_input,
+                                              WorkKind::backward_weight, WorkKind::backward};
+
 // Targets in order, each once, and only those that can be measured.
 class Plan {
  public:
@@ -57,7 +61,7 @@ std::vector<const Layout*> all_cuts(const CalibrationRequest& request) {
 void add_work(Plan& plan, const CalibrationRequest& request, const Setting& setting) {
   for (const Layout* layout : all_cuts(request)) {
     for (const Stage stage : all_stages(*layout)) {
-      for (const WorkKind kind : kinds) {
+      for (const WorkKind kind : stage_kinds) {
         plan.add(WorkTarget{stage_work(request.model, *layout, stage, kind), setting});
       }
     }
@@ -117,10 +121,15 @@ void add_memory(Plan& plan, const CalibrationRequest& request) {
   }
 }
 
-// Powers of two from 1 KiB to 64 MiB, and the size that this model sends.
+// From 1 KiB to 64 MiB, closer where the time begins to grow, and the size that this model sends: in 4 to 32
+// MiB what is copied outgrows the cache.
 std::set<std::int64_t> message_sizes(const CalibrationRequest& request) {
   std::set<std::int64_t> sizes;
-  for (std::int64_t bytes = 1 << 10; bytes <= 1 << 26; bytes *= 2) sizes.insert(bytes);
+  for (std::int64_t bytes = 1 << 10; bytes < 1 << 20; bytes *= 4) sizes.insert(bytes);
+  for (std::int64_t bytes = 1 << 20; bytes <= 1 << 26; bytes *= 2) {
+    sizes.insert(bytes);
+    if (bytes >= 1 << 22 && bytes < 1 << 26) sizes.insert(bytes + bytes / 2);
+  }
   const std::int64_t element = request.layout.numerics.weights == WeightType::fp32 ? 4 : 2;
   const auto tokens = static_cast<std::int64_t>(request.layout.tokens());
   const auto split = request.layout.parallelism.sequence_parallel ? request.layout.parallelism.tensor : 1;
@@ -129,20 +138,22 @@ std::set<std::int64_t> message_sizes(const CalibrationRequest& request) {
   return sizes;
 }
 
-void add_messages(Plan& plan, const CalibrationRequest& request, const Measurer& measurer) {
-  const Setting busy = measurer.setting();
-  Setting idle = busy;
+void add_series(Plan& plan, const CalibrationRequest& request, const TransferKey& key) {
+  for (const std::int64_t bytes : message_sizes(request)) plan.add(TransferTarget{key, {bytes}});
+}
+
+void add_hops(Plan& plan, const CalibrationRequest& request, const Measurer& measurer) {
+  for (const auto& pair : measurer.message_pairs())
+    add_series(plan, request, {TransferKind::hop, request.transport, "", pair, 1, measurer.setting()});
+}
+
+void add_idle_messages(Plan& plan, const CalibrationRequest& request, const Measurer& measurer) {
+  Setting idle = measurer.setting();
   idle.others_busy = false;
-  const auto series = [&](TransferKind kind, const std::vector<std::uint32_t>& ranks, std::uint32_t at_once) {
-    const TransferKey key{kind,  request.transport, "",
-                          ranks, at_once,           kind == TransferKind::hop ? busy : idle};
-    for (const std::int64_t bytes : message_sizes(request)) plan.add(TransferTarget{key, {bytes}});
-  };
   for (const auto& pair : measurer.message_pairs()) {
-    series(TransferKind::hop, pair, 1);
-    series(TransferKind::one_way, pair, 1);
-    series(TransferKind::both_ways, pair, 1);
-    series(TransferKind::at_once, pair, 4);
+    for (const TransferKind kind : {TransferKind::one_way, TransferKind::both_ways})
+      add_series(plan, request, {kind, request.transport, "", pair, 1, idle});
+    add_series(plan, request, {TransferKind::at_once, request.transport, "", pair, 4, idle});
   }
 }
 
@@ -181,11 +192,12 @@ void add_collectives(Plan& plan, const CalibrationRequest& request, const Measur
 std::vector<Target> plan_targets(const CalibrationRequest& request, const Measurer& measurer) {
   Plan plan(measurer);
   add_work(plan, request, measurer.setting());
-  add_messages(plan, request, measurer);
-  add_partial_loads(plan, request, measurer.setting());
+  add_hops(plan, request, measurer);
   add_memory(plan, request);
   add_parts(plan, request, measurer.setting());
+  add_partial_loads(plan, request, measurer.setting());
   add_slowdown(plan, request, measurer);
+  add_idle_messages(plan, request, measurer);
   add_collectives(plan, request, measurer);
   return std::move(plan).done();
 }

@@ -13,8 +13,8 @@
 namespace plumb {
 
 /// What the request needs, the most useful first, so that an interrupted calibration is worth something:
-/// stages and layers of every cut, messages and hops, layers while some ranks idle, memory, parts, the mutual
-/// slowdown, collectives. Only what the measurer can measure.
+/// stages and layers of every cut, hops, memory, parts, layers while some ranks idle, the mutual slowdown,
+/// messages between idle ranks, collectives. Only what the measurer can measure.
 std::vector<Target> plan_targets(const CalibrationRequest& request, const Measurer& measurer);
 
 /// Which of the targets the calibration does not hold.

@@ -16,6 +16,9 @@ class Background {
   Background(Background&&) = default;
   ~Background() = default;
 
+  /// Lets it end without waiting for that, which the destructor does.
+  void stop() { thread_.request_stop(); }
+
  private:
   std::jthread thread_;
 };

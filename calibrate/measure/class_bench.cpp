@@ -19,22 +19,37 @@ ClassBench::ClassBench(const CalibrationRequest& request, layers::ProductAlgorit
 Measurement ClassBench::time(const SlowdownTarget& target, const StoppingRule& rule, Sampler& sampler) {
   const SlowdownKey& key = target.key;
   const bool copies = key.work_class == "send_recv";
-  const layers::Lane& lane = copies ? streams_.copy_lane : streams_.main_lane;
+  const layers::Lane& lane = copies_or_main(key.work_class);
   const layers::Lane& other = key.beside != "send_recv" ? streams_.beside_lane
                               : copies                  ? more_copies_lane_
                                                         : streams_.copy_lane;
+  const Alone& own = alone(key.work_class, lane, rule, sampler);
+  const Alone& others = alone(key.beside, copies_or_main(key.beside), rule, sampler);
   // Long enough to meet several of the other's pieces, wherever between two of them it begins.
-  const StoppingRule rough{1, 3, 3, rule.budget};
-  const auto typical = [&](const Sampled& s) { return static_cast<double>(s.set.summary().median.ns); };
-  const double once = typical(run(lane, work_, key.work_class, 1, WarmUp::a_few_runs, rough, sampler));
-  const double other_once = typical(run(other, beside_, key.beside, 1, WarmUp::a_few_runs, rough, sampler));
-  const int times = static_cast<int>(std::clamp(4 * other_once / once, 4.0, 60.0));
-  const Sampled alone =
-      run(lane, work_, key.work_class, times, WarmUp::until_the_clock_settles, rule, sampler);
+  const int times = static_cast<int>(std::clamp(4 * others.once_ns / own.once_ns, 4.0, 60.0));
   const Background beside(other.stream(), [&] { beside_.launch(key.beside, other); });
   const Sampled together =
       run(lane, work_, key.work_class, times, WarmUp::until_the_clock_settles, rule, sampler);
-  return {Slowdown{key, one_of(alone.set, times), one_of(together.set, times)}, together.set.samples()};
+  return {Slowdown{key, own.each, one_of(together.set, times)}, together.set.samples()};
+}
+
+const layers::Lane& ClassBench::copies_or_main(const std::string& work_class) const {
+  return work_class == "send_recv" ? streams_.copy_lane : streams_.main_lane;
+}
+
+const ClassBench::Alone& ClassBench::alone(const std::string& work_class, const layers::Lane& lane,
+                                           const StoppingRule& rule, Sampler& sampler) {
+  const auto [found, is_new] = alone_.try_emplace(work_class);
+  Alone& alone = found->second;
+  if (!is_new) return alone;
+  constexpr double long_enough = 1e6;  // for the clock to be read, and a launch's gap not to count
+  const StoppingRule rough{1, 3, 3, rule.budget};
+  alone.once_ns = static_cast<double>(
+      run(lane, work_, work_class, 1, WarmUp::a_few_runs, rough, sampler).set.summary().median.ns);
+  const int times = static_cast<int>(std::clamp(long_enough / alone.once_ns, 4.0, 60.0));
+  alone.each =
+      one_of(run(lane, work_, work_class, times, WarmUp::until_the_clock_settles, rule, sampler).set, times);
+  return alone;
 }
 
 Sampled ClassBench::time_alone(const std::string& work_class, int times, WarmUp warm_up,

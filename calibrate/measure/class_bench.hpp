@@ -9,6 +9,7 @@
 #include "runtime/layers/lane.hpp"
 #include "runtime/layers/matmul.hpp"
 
+#include <map>
 #include <string>
 
 namespace plumb::measure {
@@ -26,10 +27,18 @@ class ClassBench {
   Sampled time_alone(const std::string& work_class, int times, WarmUp warm_up, const StoppingRule& rule,
                      Sampler& sampler);
 
-  /// Alone, then while the other class runs in another stream. `send_recv` is a copy here.
+  /// Alone (each class once), then while the other class runs in another stream. `send_recv` is a copy here.
   Measurement time(const SlowdownTarget& target, const StoppingRule& rule, Sampler& sampler);
 
  private:
+  // A class alone.
+  struct Alone {
+    double once_ns = 0;
+    Summary each;
+  };
+  const layers::Lane& copies_or_main(const std::string& work_class) const;
+  const Alone& alone(const std::string& work_class, const layers::Lane& lane, const StoppingRule& rule,
+                     Sampler& sampler);
   Sampled run(const layers::Lane& lane, const ClassWork& work, const std::string& what, int times,
               WarmUp warm_up, const StoppingRule& rule, Sampler& sampler);
 
@@ -37,6 +46,7 @@ class ClassBench {
   ClassWork work_, beside_;
   device::Stream more_copies_;  // a second message has a stream of its own
   layers::Lane more_copies_lane_;
+  std::map<std::string, Alone> alone_;  // by class
   device::Event begin_{device::EventKind::timing}, end_{device::EventKind::timing};
 };
 

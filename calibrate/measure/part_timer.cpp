@@ -6,6 +6,7 @@ namespace plumb::measure {
 
 PartTimer::PartTimer(layers::Lane& lane, const device::Stream& stream) : lane_(lane), stream_(stream) {
   lane_.on_part([this](const char* name) {
+    if (!listening_) return;
     names_.push_back(name);
     if (events_.size() <= names_.size()) events_.emplace_back(device::EventKind::timing);
     events_[names_.size()].record(stream_);
@@ -16,11 +17,13 @@ PartTimer::~PartTimer() { lane_.on_part({}); }
 
 void PartTimer::begin() {
   names_.clear();
+  listening_ = true;
   if (events_.empty()) events_.emplace_back(device::EventKind::timing);
   events_.front().record(stream_);
 }
 
 void PartTimer::take(std::uint32_t sm_clock_mhz) {
+  listening_ = false;
   std::map<std::string, Duration> sums;
   for (std::size_t i = 0; i < names_.size(); ++i)
     sums[names_[i]] += device::between(events_[i], events_[i + 1]);

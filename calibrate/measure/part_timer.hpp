@@ -20,7 +20,7 @@ class PartTimer {
   PartTimer& operator=(PartTimer&&) = delete;
   ~PartTimer();
 
-  /// What is queued from here on is timed.
+  /// What is queued from here on is timed, until `take`.
   void begin();
   /// Once all that was queued has ended: adds a sample to each part that was met. One that an op has several
   /// times (the head, whose logits are made again for its gradient) counts with their sum.
@@ -34,6 +34,7 @@ class PartTimer {
   const device::Stream& stream_;
   std::vector<device::Event> events_;  // [0]: the begin; behind it the end of each part
   std::vector<const char*> names_;
+  bool listening_ = false;
   std::map<std::string, SampleSet> samples_;
 };
 

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace plumb::measure {
@@ -70,8 +71,11 @@ class RankBench {
   void time_parts(StageRig& rig, const WorkTarget& target, const StoppingRule& rule, Sampler& sampler);
 
   RankStreams streams_;
-  std::map<WorkKey, std::unique_ptr<StageRig>> rigs_;  // by the key of the forward
+  std::vector<std::unique_ptr<StageRig>> held_;
+  std::map<WorkKey, StageRig*> rigs_;  // by the key of the forward; two names may have one
   StageRig* layer_ = nullptr;
+  // What a rig was timed at under the name asked for first.
+  std::map<std::pair<const StageRig*, std::pair<WorkKind, Setting>>, Measurement> timed_;
   std::map<WorkKey, Place> parts_;
   std::map<WorkTarget, Measurement> timed_parts_;  // that were not asked for yet
   device::Event begin_{device::EventKind::timing}, end_{device::EventKind::timing};

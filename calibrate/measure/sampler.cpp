@@ -9,7 +9,7 @@ namespace {
 constexpr int few_runs = 3;
 constexpr Duration settling{400'000'000};
 // Where the load has hardly ceased since the last measurement.
-constexpr Duration settling_again{100'000'000};
+constexpr Duration settling_again{40'000'000};
 constexpr Duration hardly{50'000'000};
 constexpr Duration least_gate{60'000};  // for the clock to be read to a per cent or two
 

@@ -41,6 +41,8 @@ enum class WarmUp : std::uint8_t { a_few_runs, until_the_clock_settles };
 /// When the GPU was last under load, and so how long the next load takes to settle.
 class Load {
  public:
+  /// What runs beside the things that are sampled is another from now on, and so will the clock be.
+  void changes() { until_.reset(); }
   void was_until_now() { until_ = std::chrono::steady_clock::now(); }
   /// Less where the load has hardly ceased.
   Duration settling() const;
