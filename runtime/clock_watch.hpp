@@ -5,8 +5,9 @@
 
 namespace plumb {
 
-/// Asks the driver every few milliseconds for the clock of the current GPU's multiprocessors, on a thread of
-/// its own. What the driver says lags by a tenth of a second, so a load has to have lasted for longer.
+/// Counts the cycles of the current GPU's multiprocessors from start() to stop(). The driver's own figure is
+/// a tenth of a second old and says what was asked for; under a load that is at its power limit the chip is
+/// slower than that.
 class ClockWatch {
  public:
   ClockWatch();
@@ -14,9 +15,9 @@ class ClockWatch {
   ClockWatch(const ClockWatch&) = delete;
   ClockWatch& operator=(const ClockWatch&) = delete;
 
-  /// Begins anew.
+  /// Begins anew. Both wait for the GPU, and want it idle.
   void start();
-  /// The mean since start() in MHz; 0 where there is no GPU, or nobody knows.
+  /// The mean since start() in MHz, of the middle multiprocessor; 0 where there is no GPU.
   std::uint32_t stop();
 
  private:
