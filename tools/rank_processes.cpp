@@ -127,6 +127,8 @@ int start_ranks(const RankRequest& request, const RankPlace& place) {
   job.passed_on = [&] { return wish.signal(); };
   OwnRanksResult result = run_own_ranks(job);
   std::sort(result.stopped.begin(), result.stopped.end());
+  // Stopped as asked, by us or by somebody who told a rank.
+  if (result.failure.empty()) return result.exit_code;
   if (wish.signal() != 0 && result.exit_code == 128 + wish.signal()) return result.exit_code;
   if (!result.stopped.empty()) {
     throw DeviceError(fmt::format("{} {}, which somebody had stopped, {} killed",

@@ -66,6 +66,11 @@ std::string failure_of(std::uint32_t rank, int status) {
   }
   return fmt::format("rank {} ended with exit code {}", rank, WEXITSTATUS(status));
 }
+// By which a rank says that it was asked to stop, and did.
+bool is_orderly(int status) {
+  return WIFEXITED(status) && (WEXITSTATUS(status) == 128 + SIGINT || WEXITSTATUS(status) == 128 + SIGTERM);
+}
+
 // Ranks that end so soon after each other end of one cause.
 constexpr std::chrono::milliseconds at_once{500};
 
@@ -205,7 +210,7 @@ OwnRanksResult run_own_ranks(const OwnRanks& job) {
     if (family.reap(ended)) {
       const int code = code_of(ended.status);
       if (code == 0) continue;
-      if (passed != 0 && code == 128 + passed) {
+      if (is_orderly(ended.status)) {
         orderly = code;
       } else if (result.failure.empty()) {
         result.exit_code = code;

@@ -109,10 +109,10 @@ def port():
         return one.getsockname()[1]
 
 
-def by_hand(lines):
+def by_hand(lines, limit_bytes_of={}):
     """A process for each line that is not None, as a launcher would start them."""
     meet = port()
-    return {rank: start(line, RANK=str(rank), WORLD_SIZE=str(len(lines)), LOCAL_RANK=str(rank),
+    return {rank: start(line, limit_bytes_of.get(rank), RANK=str(rank), WORLD_SIZE=str(len(lines)), LOCAL_RANK=str(rank),
                         LOCAL_WORLD_SIZE=str(len(lines)), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(meet - 1))
             for rank, line in enumerate(lines) if line is not None}
 
@@ -307,6 +307,15 @@ class Faults(unittest.TestCase):
             self.assertEqual(sorted(os.listdir(self.checkpoints)), before)
         self.check_resumes()
 
+    def test_a_full_disk_on_one_machine_ends_all(self):
+        jobs = by_hand([f"{BASE} --steps 2 --checkpoint {self.checkpoints} --checkpoint-every 1"] * RANKS,
+                       limit_bytes_of={2: 20_000})
+        alone = {rank: ended(process) for rank, process in jobs.items()}
+        self.assertEqual({rank: done.code for rank, done in alone.items()}, {0: 3, 1: 3, 2: 2, 3: 3}, alone)
+        for done in alone.values():
+            self.assertRegex(done.err, r"step-00000001.part/stage-0002.plumb: cannot be written: File too large")
+        self.assertEqual(os.listdir(self.checkpoints), [])
+
     def test_a_wish_to_stop_ends_the_step_and_is_reported(self):
         ways = [(signal.SIGINT, 130, OWN), (signal.SIGTERM, 143, OWN), (signal.SIGINT, 130, "")]
         for asked, code, own in ways[:1] if GPU else ways:
@@ -329,6 +338,9 @@ class Faults(unittest.TestCase):
         self.assertEqual([done.code for done in alone], [143] * RANKS, alone)
         self.assertIn("stopped by SIGTERM", alone[0].err)
         self.check_resumes()
+        process, ranks = self.training()
+        os.kill(ranks[1], signal.SIGINT)
+        self.check_ended(ended(process), ranks, 130)
 
     def test_a_second_wish_ends_at_once(self):
         process, ranks = self.training(base=BASE.replace(f"--deadline {DEADLINE_S}s", "--deadline 50s"))
