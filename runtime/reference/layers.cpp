@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <numeric>
+#include <vector>
 
 namespace plumb::reference {
 namespace {
@@ -332,10 +334,26 @@ template <class T>
 void embed_backward_weight(std::span<const std::int32_t> tokens, std::uint64_t length, std::uint64_t hidden,
                            std::span<const T> dy, std::span<T> dtable, std::span<T> dpositions) {
   PLUMB_CHECK(dy.size() == tokens.size() * hidden);
-  for (std::size_t t = 0; t < tokens.size(); ++t) {
-    add_times(T{1}, &dy[t * hidden], &dtable[static_cast<std::size_t>(tokens[t]) * hidden], hidden);
-    if (!dpositions.empty()) add_times(T{1}, &dy[t * hidden], &dpositions[t % length * hidden], hidden);
-  }
+  // A row's share of these tokens is summed before it is added, as a linear's is: the sums of a frequent
+  // token over many microbatches would else depend on their order by a rounding for each of its occurrences.
+  std::vector<T> sum(hidden);
+  const auto add_up = [&](std::span<const std::size_t> rows, T* to) {
+    std::fill(sum.begin(), sum.end(), T{0});
+    for (const std::size_t t : rows) add_times(T{1}, &dy[t * hidden], sum.data(), hidden);
+    add_times(T{1}, sum.data(), to, hidden);
+  };
+  std::vector<std::size_t> order(tokens.size());
+  const auto add_all = [&](const auto& place, T* to) {
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return place(a) < place(b); });
+    for (std::size_t first = 0, end = 0; first < order.size(); first = end) {
+      while (end < order.size() && place(order[end]) == place(order[first])) ++end;
+      add_up(std::span(order).subspan(first, end - first), to + place(order[first]) * hidden);
+    }
+  };
+  add_all([&](std::size_t t) { return static_cast<std::size_t>(tokens[t]); }, dtable.data());
+  if (!dpositions.empty()) add_all([&](std::size_t t) { return t % length; }, dpositions.data());
 }
 
 template <class T>

@@ -337,6 +337,20 @@ TEST_P(Layers, EmbeddingLooksUpRowsAndItsGradientAddsToThem) {
   EXPECT_LE(relative_error(download(device_d_positions.tensor), d_positions), 1e-5);
 }
 
+// 2^24 + 1/2 is 2^24 in float32, so 64 rows added one by one to a sum that large would all be lost; their own
+// sum, 32, is not.
+TEST_P(Layers, AFrequentTokensRowsAreSummedBeforeTheyAreAdded) {
+  const std::uint64_t tokens = 64, width = 8;
+  const Owned d_out = upload(type, tokens, width, Matrix(tokens * width, 0.5));
+  const Owned d_table = upload(DataType::fp32, 5, width, Matrix(5 * width, 16777216));
+  const device::Buffer ids(Bytes{static_cast<std::int64_t>(4 * tokens)});
+  put(ids.data(), std::vector<std::int32_t>(tokens, 3));
+  embedding_backward_weight(lane, ids.as<std::int32_t>(), d_out.tensor, tokens, d_table.tensor, {});
+  const std::vector<double> sums = download(d_table.tensor);
+  EXPECT_EQ(sums[3 * width], 16777216 + 32);
+  EXPECT_EQ(sums[2 * width], 16777216);
+}
+
 TEST_P(Layers, CrossEntropyAndItsGradientInPlace) {
   for (const std::uint64_t vocabulary : {std::uint64_t{40}, std::uint64_t{10008}}) {
     const std::uint64_t tokens = 33;

@@ -179,6 +179,18 @@ TEST(Reference, EmbeddingsGradientsAreItsSlopes) {
   expect_slope(positions, dpositions, value, "positions");
 }
 
+// 2^24 + 1/2 is 2^24 in float32, so 64 rows added one by one to a sum that large would all be lost; their own
+// sum, 32, is not.
+TEST(Reference, AFrequentTokensRowsAreSummedBeforeTheyAreAdded) {
+  const std::vector<std::int32_t> tokens(64, 3);
+  const std::vector<float> dy(64 * 2, 0.5F);
+  std::vector<float> dtable(5 * 2, 16777216), dpositions(4 * 2, 16777216);
+  embed_backward_weight<float>(tokens, 4, 2, dy, dtable, dpositions);
+  EXPECT_EQ(dtable[3 * 2], 16777216 + 32);
+  EXPECT_EQ(dtable[2 * 2], 16777216);
+  EXPECT_EQ(dpositions[0], 16777216 + 8);  // each of the 4 places has 16 rows
+}
+
 TEST(Reference, CrossEntropysGradientsAreItsSlopes) {
   const LinearShape head{4, 6, 9};
   Values x = random(24, "x"), w = random(54, "w");
