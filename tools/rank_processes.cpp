@@ -151,9 +151,6 @@ NcclOptions gpu_of(const RankPlace& place, bool shares) {
     options.shares = sharing;
     options.share = place.placement.local_rank / place.gpus;
   }
-  // All of them on one machine's cores, where a thread for each peer and direction is too many: eight ranks'
-  // DualPipe step took 395 ms so, and 360 with shared threads. Every rank decides alike.
-  options.shared_threads = !shares && sharing > 1 && here == place.placement.ranks;
   return options;
 }
 

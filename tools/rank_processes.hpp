@@ -43,8 +43,7 @@ RankPlace place_ranks(const RankRequest& request);
 int start_ranks(const RankRequest& request, const RankPlace& place);
 
 /// The GPU of a rank. Its machine's ranks are dealt out over the GPUs; `shares`: those on one GPU have a part
-/// of its multiprocessors each, and otherwise use all of it as they come; then, all on one machine, they also
-/// share NCCL's host threads.
+/// of its multiprocessors each, and otherwise use all of it as they come.
 NcclOptions gpu_of(const RankPlace& place, bool shares);
 
 /// Where a rank is to run, in words, before anything is touched: `a thread`, `process, GPU 0 with 3 others`.

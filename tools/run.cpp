@@ -57,6 +57,7 @@ struct Options {
   std::uint32_t gpus = 0;
   bool processes = false;
   bool shares = false;
+  bool shared_threads = false;
   bool check_gradients = false;
   std::string checkpoint;
   std::uint64_t checkpoint_every = 0;
@@ -92,6 +93,7 @@ class Team {
     if (!options.calibration.empty()) algorithms_ = load_calibration(options.calibration).algorithms;
     gpu_options_ = {plan.schedule.ranks() * plan.schedule.data_parallel, &algorithms_};
     NcclOptions nccl = gpu_of(place, options.shares);
+    nccl.shared_threads = options.shared_threads;
     nccl.algorithms = &algorithms_;
     crew_ =
         make_crew(plan, gpu_ ? RunDevice::cuda : RunDevice::cpu,
@@ -298,6 +300,7 @@ std::vector<Given> given(const Options& options, const TrainingPlan& plan) {
           {"--microbatches", fmt::format("{}", plan.schedule.microbatches)},
           {"the number of stages (--chunks)", fmt::format("{}", plan.schedule.stages)},
           {"--comms", plan.schedule.placement == CommPlacement::batched ? "batched" : "per-op"},
+          {"--shared-threads", flag(options.shared_threads)},
           {"the order of operations", digest(list)},
           {"--model", plan.model.name},
           {"the model's shape", digest(parameters)},
@@ -523,6 +526,9 @@ Command run_command(CLI::App& app) {
       ->check(CLI::Range(1u, 1024u));
   command->add_flag("--shares", o.shares,
                     "nccl: ranks on one GPU have a part of its multiprocessors each, not all of it by turns");
+  command->add_flag("--shared-threads", o.shared_threads,
+                    "nccl: two of its host threads a rank for all messages, not one for each peer and "
+                    "direction: for many ranks on one machine's cores");
   command->add_option("--rank", o.rank, "Without a launcher: which of the ranks this process is")
       ->type_name("R");
   command->add_option("--rendezvous", o.rendezvous, "Where ranks in processes of their own meet [launcher's]")
