@@ -181,7 +181,7 @@ void add_collectives(Plan& plan, const CalibrationRequest& request, const Measur
   for (std::uint32_t r = 0; r < request.ranks; ++r) ranks[r] = r;
   for (const TransferKind kind : {TransferKind::all_reduce, TransferKind::reduce_scatter,
                                   TransferKind::all_gather, TransferKind::all_to_all}) {
-    for (std::int64_t bytes = 1 << 14; bytes <= 1 << 26; bytes *= 8) {
+    for (std::int64_t bytes = 1 << 14; bytes <= 1 << 26; bytes *= 4) {
       plan.add(TransferTarget{{kind, request.transport, "", ranks, 1, idle}, {bytes}});
     }
   }

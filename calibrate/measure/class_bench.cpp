@@ -23,8 +23,8 @@ Measurement ClassBench::time(const SlowdownTarget& target, const StoppingRule& r
   const layers::Lane& other = key.beside != "send_recv" ? streams_.beside_lane
                               : copies                  ? more_copies_lane_
                                                         : streams_.copy_lane;
-  const Alone& own = alone(key.work_class, lane, rule, sampler);
-  const Alone& others = alone(key.beside, copies_or_main(key.beside), rule, sampler);
+  const Alone& own = alone(key.work_class, rule, sampler);
+  const Alone& others = alone(key.beside, rule, sampler);
   // Long enough to meet several of the other's pieces, wherever between two of them it begins.
   const int times = static_cast<int>(std::clamp(4 * others.once_ns / own.once_ns, 4.0, 60.0));
   const Background beside(other.stream(), [&] { beside_.launch(key.beside, other); });
@@ -37,8 +37,9 @@ const layers::Lane& ClassBench::copies_or_main(const std::string& work_class) co
   return work_class == "send_recv" ? streams_.copy_lane : streams_.main_lane;
 }
 
-const ClassBench::Alone& ClassBench::alone(const std::string& work_class, const layers::Lane& lane,
-                                           const StoppingRule& rule, Sampler& sampler) {
+const ClassBench::Alone& ClassBench::alone(const std::string& work_class, const StoppingRule& rule,
+                                           Sampler& sampler) {
+  const layers::Lane& lane = copies_or_main(work_class);
   const auto [found, is_new] = alone_.try_emplace(work_class);
   Alone& alone = found->second;
   if (!is_new) return alone;
@@ -50,11 +51,6 @@ const ClassBench::Alone& ClassBench::alone(const std::string& work_class, const 
   alone.each =
       one_of(run(lane, work_, work_class, times, WarmUp::until_the_clock_settles, rule, sampler).set, times);
   return alone;
-}
-
-Sampled ClassBench::time_alone(const std::string& work_class, int times, WarmUp warm_up,
-                               const StoppingRule& rule, Sampler& sampler) {
-  return run(streams_.main_lane, work_, work_class, times, warm_up, rule, sampler);
 }
 
 Sampled ClassBench::run(const layers::Lane& lane, const ClassWork& work, const std::string& what, int times,

@@ -23,22 +23,19 @@ class ClassBench {
   /// Queues it once in the rank's main stream.
   void launch(const std::string& work_class) const { work_.launch(work_class, streams_.main_lane); }
 
-  /// So many in a row, with nothing beside them.
-  Sampled time_alone(const std::string& work_class, int times, WarmUp warm_up, const StoppingRule& rule,
-                     Sampler& sampler);
+  /// A class with nothing beside it.
+  struct Alone {
+    double once_ns = 0;
+    Summary each;
+  };
+  /// Measured when it is first asked for.
+  const Alone& alone(const std::string& work_class, const StoppingRule& rule, Sampler& sampler);
 
   /// Alone (each class once), then while the other class runs in another stream. `send_recv` is a copy here.
   Measurement time(const SlowdownTarget& target, const StoppingRule& rule, Sampler& sampler);
 
  private:
-  // A class alone.
-  struct Alone {
-    double once_ns = 0;
-    Summary each;
-  };
   const layers::Lane& copies_or_main(const std::string& work_class) const;
-  const Alone& alone(const std::string& work_class, const layers::Lane& lane, const StoppingRule& rule,
-                     Sampler& sampler);
   Sampled run(const layers::Lane& lane, const ClassWork& work, const std::string& what, int times,
               WarmUp warm_up, const StoppingRule& rule, Sampler& sampler);
 

@@ -15,9 +15,6 @@ using ranks::Round;
 const std::map<std::string, TransferKind> communications{{"send_recv", TransferKind::both_ways},
                                                          {"all_to_all", TransferKind::all_to_all},
                                                          {"all_reduce", TransferKind::all_reduce}};
-// To see how long something takes, roughly.
-StoppingRule rough(const StoppingRule& rule) { return {1, 3, 3, rule.budget}; }
-
 double typical(const SampleSet& set) { return static_cast<double>(set.summary().median.ns); }
 
 }  // namespace
@@ -91,6 +88,7 @@ Joint NcclContention::again_and_again(const Communication& what) {
 SampleSet NcclContention::time_collective(TransferKind kind, Bytes size, const StoppingRule& rule) {
   std::vector<std::uint32_t> ranks;
   for (std::uint32_t r = 0; r < rank_.rendezvous.ranks(); ++r) ranks.push_back(r);
+  rank_.keep_busy(false);
   const Communication what{kind, rank_.links.between(ranks, runtime_channels), size};
   return rank_.sample(again_and_again(what), WarmUp::a_few_runs, rule);
 }
@@ -134,42 +132,49 @@ Joint NcclContention::beside(const Communication& what, const std::string& work_
   return joint;
 }
 
+const SampleSet& NcclContention::alone(const std::string& work_class, std::uint32_t channels,
+                                       const StoppingRule& rule) {
+  const auto [known, is_new] = alone_.try_emplace({work_class, channels});
+  if (is_new) {
+    known->second = rank_.sample(again_and_again(communication(work_class, channels)),
+                                 WarmUp::until_the_clock_settles, rule);
+  }
+  return known->second;
+}
+
 Measurement NcclContention::computation_beside_communication(const SlowdownKey& key,
                                                              const StoppingRule& rule) {
-  const Communication what = communication(key.beside, key.communication_sms);
-  const SampleSet one = rank_.sample(again_and_again(what), WarmUp::a_few_runs, rough(rule));
+  const SampleSet& other = alone(key.beside, key.communication_sms, rule);
+  ClassBench::Alone own;
   int times = 1;
-  Summary alone;
   if (classes_) {
-    const Sampled once =
-        classes_->time_alone(key.work_class, 1, WarmUp::a_few_runs, rough(rule), rank_.sampler);
-    times = static_cast<int>(std::clamp(typical(one) / typical(once.set), 4.0, 16.0));
-    alone = one_of(
-        classes_->time_alone(key.work_class, times, WarmUp::until_the_clock_settles, rule, rank_.sampler).set,
-        times);
+    own = classes_->alone(key.work_class, rule, rank_.sampler);
+    // Long enough to meet several of the other's pieces, wherever in one of them it begins.
+    times = static_cast<int>(std::clamp(typical(other) / own.once_ns, 4.0, 16.0));
   }
   rank_.rendezvous.barrier();
   ranks::Pace pace;
   pace.round = {};
   const SampleSet together =
-      rank_.sample(beside(what, key.work_class, times), WarmUp::until_the_clock_settles, rule, pace);
+      rank_.sample(beside(communication(key.beside, key.communication_sms), key.work_class, times),
+                   WarmUp::until_the_clock_settles, rule, pace);
   if (!classes_) return {};
-  return {Slowdown{key, alone, together.summary()}, together.samples()};
+  return {Slowdown{key, own.each, together.summary()}, together.samples()};
 }
 
 Measurement NcclContention::communication_beside_computation(const SlowdownKey& key,
                                                              const StoppingRule& rule) {
-  const Communication what = communication(key.work_class, key.communication_sms);
-  const Joint joint = again_and_again(what);
-  const SampleSet alone = rank_.sample(joint, WarmUp::until_the_clock_settles, rule);
+  const SampleSet& own = alone(key.work_class, key.communication_sms, rule);
   std::optional<Background> computing;
   if (classes_) {
     computing.emplace(rank_.bench.streams().main,
                       [classes = classes_, beside = key.beside] { classes->launch(beside); });
   }
-  const SampleSet together = rank_.sample(joint, WarmUp::until_the_clock_settles, rule);
+  const SampleSet together =
+      rank_.sample(again_and_again(communication(key.work_class, key.communication_sms)),
+                   WarmUp::until_the_clock_settles, rule);
   if (!classes_) return {};
-  return {Slowdown{key, alone.summary(), together.summary()}, together.samples()};
+  return {Slowdown{key, own.summary(), together.summary()}, together.samples()};
 }
 
 bool NcclContention::can_time(const SlowdownKey& key) const {
@@ -185,8 +190,7 @@ bool NcclContention::can_time(const SlowdownKey& key) const {
 
 std::optional<Measurement> NcclContention::time(const SlowdownTarget& target, const StoppingRule& rule) {
   const SlowdownKey& key = target.key;
-  std::optional<Background> busy;
-  if (key.setting.others_busy && rank_.rank() != 0) busy.emplace(rank_.bench.busy());
+  rank_.keep_busy(key.setting.others_busy && rank_.rank() != 0);
   Measurement measured;
   if (is_communication(key.beside)) {
     measured = computation_beside_communication(key, rule);

@@ -6,8 +6,10 @@
 #include "calibrate/ranks/sample_together.hpp"
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace plumb::measure {
@@ -44,10 +46,14 @@ class NcclContention {
   Measurement computation_beside_communication(const SlowdownKey& key, const StoppingRule& rule);
   Measurement communication_beside_computation(const SlowdownKey& key, const StoppingRule& rule);
 
+  /// Measured when it is first asked for; on rank 0 its samples.
+  const SampleSet& alone(const std::string& work_class, std::uint32_t channels, const StoppingRule& rule);
+
   NcclRank& rank_;
   ClassBench* classes_;
   Bytes message_;
   bool dispatches_;
+  std::map<std::pair<std::string, std::uint32_t>, SampleSet> alone_;  // by class and channels
 };
 
 }  // namespace plumb::measure

@@ -178,12 +178,13 @@ class NcclMeasurer final : public Measurer {
   std::vector<Measurement> measure_one(const WorkTarget& target, const StoppingRule& rule) {
     std::vector<Measurement> measured;
     const bool idle = rendezvous_.rank() + target.setting.idle_others >= request_.ranks;
-    if (!idle && bench_->has(target.work)) measured.push_back(bench_->time_work(target, rule, sampler_));
-    {
-      std::optional<Background> busy;
-      if (!idle && target.setting.others_busy) busy.emplace(bench_->busy());
-      rendezvous_.barrier();
-    }
+    const bool takes_part = !idle && bench_->has(target.work);
+    rank_->keep_busy(!idle && !takes_part && target.setting.others_busy);
+    if (target.setting.idle_others != idle_others_) sampler_.load().changes();
+    idle_others_ = target.setting.idle_others;
+    if (takes_part) measured.push_back(bench_->time_work(target, rule, sampler_));
+    rank_->keep_busy(!idle && target.setting.others_busy);
+    rendezvous_.barrier();
     sampler_.load().was_until_now();
     if (request_.ranks > 1 && (!shared_gpu_ || everybody_has(target.work))) {
       for (Measurement& one : measured) std::get<TimedWork>(one.figures).rank = rendezvous_.rank();
@@ -229,6 +230,7 @@ class NcclMeasurer final : public Measurer {
       stages_;  // each sort, by its forward, and the rank that measures it where a GPU is shared
   std::set<WorkKey> in_a_layer_, in_a_stage_;  // parts
   std::vector<CutStage> own_stages_;
+  std::uint32_t idle_others_ = 0;  // of the work measured last
   layers::ProductAlgorithms algorithms_;
   std::map<std::string, std::string> chosen_;
   std::unique_ptr<RankBench> bench_;

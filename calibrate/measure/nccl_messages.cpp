@@ -3,7 +3,6 @@
 #include "schedules/ir/error.hpp"
 
 #include <algorithm>
-#include <optional>
 #include <string>
 
 namespace plumb::measure {
@@ -41,10 +40,10 @@ SampleSet NcclMessages::time(const TransferTarget& target, const StoppingRule& r
   PLUMB_CHECK(key.ranks.size() == 2);
   const Pair pair{key.ranks[0], key.ranks[1]};
   if (key.kind == TransferKind::hop) {
-    std::optional<Background> busy;
-    if (rank_.rank() != pair.first && rank_.rank() != pair.second) busy.emplace(rank_.bench.busy());
+    rank_.keep_busy(rank_.rank() != pair.first && rank_.rank() != pair.second);
     return rank_.sample(hop(pair, target.size), WarmUp::until_the_clock_settles, rule);
   }
+  rank_.keep_busy(false);
   if (key.kind == TransferKind::both_ways)
     return rank_.sample(exchange(pair, target.size), WarmUp::a_few_runs, rule);
   // Several at once are those of several pairs, as many as there are; where there are fewer, each has more.

@@ -21,12 +21,21 @@ NcclRank::NcclRank(Rendezvous& meeting, RankBench& place, Sampler& timer, Bytes 
   place.streams().main.synchronize();
 }
 
-SampleSet NcclRank::sample(const ranks::Joint& joint, WarmUp warm_up, const StoppingRule& rule,
-                           ranks::Pace pace) {
+void NcclRank::keep_busy(bool busy) {
+  if (busy == busy_.has_value()) return;
+  busy_.reset();
+  if (busy) busy_.emplace(bench.busy());
+}
+
+SampleSet NcclRank::sample(const ranks::Joint& joint, WarmUp warm_up, StoppingRule rule, ranks::Pace pace) {
   const bool under_load = warm_up == WarmUp::until_the_clock_settles;
   if (under_load) {
     pace.warm_up = sampler.load().settling();
     pace.observe = observing_load;
+  } else {
+    // There is no clock to wait for, and the large ones take tens of milliseconds.
+    rule.budget = Duration{rule.budget.ns / 4};
+    rule.least = std::min(rule.least, 6u);
   }
   SampleSet set = ranks::sample_together(rendezvous, joint, pace, rule);
   if (under_load) sampler.load().was_until_now();

@@ -1,5 +1,6 @@
 // What everything that is measured over NCCL is measured with.
 #pragma once
+#include "calibrate/measure/background.hpp"
 #include "calibrate/measure/gate.hpp"
 #include "calibrate/measure/nccl_links.hpp"
 #include "calibrate/measure/rank_bench.hpp"
@@ -43,8 +44,11 @@ struct NcclRank {
   std::byte* to_receive(std::size_t which = 0) const { return at(received, which); }
 
   /// Rounds of it, warmed up as long as Sampler would; of `pace` the repeats and the round count.
-  SampleSet sample(const ranks::Joint& joint, WarmUp warm_up, const StoppingRule& rule,
-                   ranks::Pace pace = {});
+  SampleSet sample(const ranks::Joint& joint, WarmUp warm_up, StoppingRule rule, ranks::Pace pace = {});
+
+  /// From here on this rank computes forwards and backwards of a layer, or does not. A load that goes on from
+  /// one figure to the next keeps the clock where it is.
+  void keep_busy(bool busy);
 
   Rendezvous& rendezvous;
   RankBench& bench;
@@ -60,6 +64,7 @@ struct NcclRank {
   std::byte* at(const device::Buffer& buffer, std::size_t which) const {
     return buffer.as<std::byte>() + which * static_cast<std::size_t>(largest.count);
   }
+  std::optional<Background> busy_;
 };
 
 /// Of what several ranks did in a row, each time when the one before it was done: how long each took, by one
