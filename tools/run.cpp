@@ -103,6 +103,11 @@ class Team {
   /// Whether this process is the one that speaks.
   bool leads() const { return !rendezvous_ || rendezvous_->rank() == 0; }
 
+  /// For messages.
+  void at(const std::string& what) {
+    if (rendezvous_) rendezvous_->at(what);
+  }
+
   void each(const std::function<void(Worker&)>& body) { run_all(crew_, body); }
 
   /// Of the first copy's ranks; empty where this process does not lead.
@@ -339,6 +344,7 @@ Outcome train(const Options& options, const TrainingPlan& plan, Team& team, cons
   const std::uint64_t first = done + 1;
   for (std::uint64_t step = first; step <= options.steps && outcome.stop.signal == 0; ++step) {
     const auto begin = std::chrono::steady_clock::now();
+    team.at(fmt::format("training step {}", step));
     StepResult result;
     team.each([&](Worker& worker) {
       const StepResult own = forward_and_backward(worker, plan, data, step);
@@ -359,6 +365,7 @@ Outcome train(const Options& options, const TrainingPlan& plan, Team& team, cons
     const std::vector<StepTimes> records = team.times();
     const bool asked = options.checkpoint_every > 0 && step % options.checkpoint_every == 0;
     if (!options.checkpoint.empty() && (asked || outcome.stop.signal != 0 || step == options.steps)) {
+      team.at(fmt::format("training step {}, its checkpoint", step));
       team.each([&](Worker& worker) { save_checkpoint(worker, plan, options.checkpoint, step); });
     }
     if (!team.leads()) continue;

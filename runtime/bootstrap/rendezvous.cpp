@@ -251,7 +251,7 @@ std::optional<std::string> Rendezvous::aborted() {
 // One frame
 
 void Rendezvous::begin(Call call) {
-  if (failure_) throw DeviceError("rendezvous: " + *failure_);
+  if (failure_) throw DeviceError(here() + *failure_);
   call_ = call;
   ++sequence_;
 }
@@ -362,8 +362,10 @@ void Rendezvous::fail(const std::string& why) {
   for (const Socket& peer : peers_) {
     if (peer.is_open()) send(peer, {Kind::abort, call_, sequence_, why}, soon);
   }
-  throw DeviceError("rendezvous: " + why);
+  throw DeviceError(here() + why);
 }
+
+std::string Rendezvous::here() const { return fmt::format("rank {}, {}: ", rank_, at_); }
 
 std::string Rendezvous::words(Call call) const {
   constexpr std::array<std::string_view, 5> names{"joining", "gather", "broadcast", "barrier",

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace plumb {
@@ -47,6 +48,9 @@ class Rendezvous {
   void barrier();
   ClockOffset clock_offset(const std::function<TimePoint()>& now);
 
+  /// What this rank is at from now on, for the messages that it throws: `training step 12, its checkpoint`.
+  void at(std::string what) { at_ = std::move(what); }
+
   /// Tells every rank, which learn it in their next call, or by asking `aborted`.
   void abort(std::string_view why) noexcept;
   /// Whether some rank has aborted or is gone, and why; waits for nothing. Rank 0 passes it on when it asks.
@@ -78,11 +82,13 @@ class Rendezvous {
   std::vector<std::uint32_t> neighbours() const;
   [[noreturn]] void fail(const std::string& why);
   std::string words(Call call) const;
+  std::string here() const;
 
   std::uint32_t rank_ = 0;
   std::uint32_t ranks_ = 1;
   std::chrono::milliseconds limit_;
-  std::string host_;           // of rank 0
+  std::string host_;  // of rank 0
+  std::string at_ = "at the rendezvous";
   std::vector<Socket> peers_;  // [rank] on rank 0; on the others only [0]
   Call call_ = Call::join;
   std::uint32_t sequence_ = 0;

@@ -182,9 +182,9 @@ TEST(Rendezvous, AnAbortReachesEverybodyWithItsReason) {
     return std::string("passed");
   });
   EXPECT_EQ(out[3], "gave up");
-  EXPECT_EQ(out[0], "rendezvous: rank 3 aborted: out of memory");
+  EXPECT_EQ(out[0], "rank 0, at the rendezvous: rank 3 aborted: out of memory");
   EXPECT_EQ(out[1], "asked: rank 3 aborted: out of memory");
-  EXPECT_EQ(out[2], "rendezvous: rank 3 aborted: out of memory");
+  EXPECT_EQ(out[2], "rank 2, at the rendezvous: rank 3 aborted: out of memory");
 }
 
 TEST(Rendezvous, RankZeroHearsOfAnAbortByAskingToo) {
