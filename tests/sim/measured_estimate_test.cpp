@@ -1,7 +1,9 @@
 // Costs of a model where a calibration knows some of its work.
+#include "calibrate/lookup.hpp"
 #include "calibrate/work.hpp"
 #include "schedules/ir/error.hpp"
 #include "sim/estimate.hpp"
+#include "sim/overlap.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -139,6 +141,46 @@ TEST(MeasuredEstimate, FindsTheDataSheetByTheDriversName) {
   ASSERT_NE(measured_device(two_lengths()), nullptr);
   EXPECT_EQ(measured_device(two_lengths())->name, "h200");
   EXPECT_EQ(measured_device(Calibration{}), nullptr);
+}
+
+// The bundled calibration of an H200 in four shares: a llama of hidden 2048, a layer a stage. It holds a
+// layer's forward beside its backward, which the estimate does not read: it derives the pair from both ops,
+// the parts' classes and the mutual slowdown.
+TEST(MeasuredEstimate, APairOfABundledLayerIsDerivedToFivePercent) {
+  const Calibration h200 = parse_calibration(bundled_calibrations().at("llama-h200-4"), "llama-h200-4");
+  const ModelShape model = model_of({ShortForm::Kind::llama, 2048, 4, 16, {}, {}, 8192, {}});
+  Layout layout;
+  layout.parallelism.pipeline = 4;
+  layout.sequence = 4096;
+  layout.stages = even_stages(model, 4);
+  const CostModel cost = estimate(h200, *measured_device(h200), model, layout);
+  EXPECT_EQ(cost.sources.at("forward"), "measured");
+  EXPECT_EQ(cost.sources.at("backward"), "measured");
+  const Duration pair = pair_cost(Stage{1}, Stage{1}, cost).duration;
+  const auto measured = find_duration(h200, layer_work(model, layout, 1, WorkKind::forward_beside_backward));
+  ASSERT_TRUE(measured.has_value());
+  EXPECT_NEAR(static_cast<double>(pair.ns) / static_cast<double>(measured->duration.ns), 1, 0.05);
+  EXPECT_LT(pair, total(cost.stages[1].forward) + total(cost.stages[1].backward));
+}
+
+// Parts are timed inside their layer, and add up to it but for a few events and the clock's swing.
+TEST(MeasuredEstimate, PartsOfABundledLayerAddUpToIt) {
+  const Calibration h200 = parse_calibration(bundled_calibrations().at("llama-h200-4"), "llama-h200-4");
+  const ModelShape model = model_of({ShortForm::Kind::llama, 2048, 4, 16, {}, {}, 8192, {}});
+  Layout layout;
+  layout.parallelism.pipeline = 4;
+  layout.sequence = 4096;
+  layout.stages = even_stages(model, 4);
+  const auto ns = [&](const WorkKey& key) {
+    const auto found = find_duration(h200, key);
+    return found ? static_cast<double>(found->duration.ns) : 0;
+  };
+  for (const WorkKind kind : {WorkKind::forward, WorkKind::backward_input, WorkKind::backward_weight}) {
+    double sum = 0;
+    for (const Part& part : stage_parts(model, layout, Stage{1}))
+      sum += ns(part_work(part, model, layout, kind));
+    EXPECT_NEAR(sum / ns(layer_work(model, layout, 1, kind)), 1, 0.05) << words(kind);
+  }
 }
 
 // The bundled layer of DeepSeek-V3: 4,096 tokens, experts over 64 devices, fp8. Stage 5 of 16 has four layers
