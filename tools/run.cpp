@@ -72,6 +72,9 @@ TrainingPlan plan_of(const Options& options, Console& console, bool speaks) {
   plan.schedule = options.schedule.load();
   ModelOptions model = options.model;
   model.data = options.schedule.data_parallel;
+  if (model.weights == "fp8") throw BadInput("--dtype", "fp8 can be simulated but not run; bf16 or fp32 can");
+  if (model.gradients != "fp32")
+    throw BadInput("--gradients", "bf16 can be simulated but not run; weight gradients are summed in fp32");
   if (options.device == "cpu") model.weights = "fp32";  // whatever --dtype says: its arithmetic is float32
   model.default_mlp_layers(plan.schedule.stages);
   const ModelConfig config = model.load();
@@ -452,6 +455,10 @@ int run(const Options& options, Console& console) {
   if (options.resume && options.check_gradients) {
     throw BadInput("--check-gradients", "is of the first step, and not with --resume");
   }
+  if (options.checkpoint_every > 0 && options.checkpoint.empty())
+    throw BadInput("--checkpoint-every", "needs --checkpoint DIR");
+  if (!(options.learning_rate >= 0 && std::isfinite(options.learning_rate)))
+    throw BadInput("--lr", fmt::format("is {}, expected a finite number from 0", options.learning_rate));
   // A file that grows beyond its limit is an error to tell, not a death.
   std::signal(SIGXFSZ, SIG_IGN);
   RankRequest request;

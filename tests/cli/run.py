@@ -129,7 +129,15 @@ class Run(unittest.TestCase):
     def test_what_cannot_be_is_refused_with_one_sentence(self):
         for line, says in ((f"--schedule 1f1b {BASE} --resume", "--checkpoint"),
                            (f"--schedule 1f1b {BASE} --resume --checkpoint /nowhere", "/nowhere"),
-                           (f"--schedule 1f1b {BASE} --resume --checkpoint /x --check-gradients", "--check-gradients")):
+                           (f"--schedule 1f1b {BASE} --resume --checkpoint /x --check-gradients", "--check-gradients"),
+                           (f"--schedule 1f1b {BASE} --checkpoint-every 2", "--checkpoint"),
+                           (f"--schedule 1f1b {BASE} --lr nan", "--lr"), (f"--schedule 1f1b {BASE} --lr=-1", "--lr"),
+                           (f"--schedule 1f1b {BASE} --dtype fp8", "--dtype"),
+                           (f"--schedule 1f1b {BASE} --gradients bf16", "--gradients"),
+                           (f"--schedule 1f1b {BASE} --transport nccl", "--transport"),
+                           (f"--schedule 1f1b {BASE} --device cuda --processes".replace("--device cpu", ""), "--processes"),
+                           (f"--schedule 1f1b {BASE} --rank 2 --rendezvous localhost:4000", "--rank"),
+                           (f"--schedule 1f1b {BASE} --rank 0 --rendezvous localhost", "--rendezvous")):
             done = run(line)
             self.assertEqual((done.returncode, done.stdout), (2, ""), line)
             self.assertIn(says, done.stderr)
