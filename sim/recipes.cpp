@@ -365,6 +365,12 @@ void Recipes::fill(Stage stage, StageCost& cost) {
       of_stage.set(kind, source_of(measured->interpolated));
     }
   }
+  // A pair that was measured is known better than what its segments make of each other.
+  if (!communicates(cost.forward.recipe) && !communicates(cost.backward.recipe)) {
+    const auto pair =
+        measured_.find([&] { return stage_work(model_, layout_, stage, WorkKind::forward_beside_backward); });
+    if (pair) cost.overlapped = pair->duration;
+  }
   sources_.add(of_stage);
   // With one lane at work nothing can be put off.
   if (!communicates(cost.backward.recipe)) {
