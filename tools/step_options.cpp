@@ -32,10 +32,7 @@ DeviceDescription DeviceOptions::load() const {
 }
 
 CostModel ModelRun::costs() const {
-  if (!calibration) return estimate(device, model, layout);
-  const std::optional<SharedPower> power = shared_power(*calibration);
-  return estimate(power ? at_one_clock(*calibration, power->full_mhz()) : *calibration, device, model,
-                  layout);
+  return calibration ? estimate(*calibration, device, model, layout) : estimate(device, model, layout);
 }
 
 Prediction StepToRun::predict(Detail detail) const {

@@ -14,22 +14,22 @@ constexpr std::array<WorkKind, 5> kinds{WorkKind::forward, WorkKind::backward_in
                                         WorkKind::backward_weight, WorkKind::backward,
                                         WorkKind::forward_beside_backward};
 constexpr std::size_t pair_kind = 4;
+// The load of an op hardly depends on its pace: some four of them settle a step to a ten-thousandth.
+constexpr int most_rounds = 8;
 
 Duration scaled(Duration duration, std::int64_t ppm) { return {(duration.ns * ppm + million / 2) / million}; }
 
-std::uint32_t middle_of(std::vector<std::uint32_t> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
+/// The upper quartile: a multiprocessor that waits may sleep, and then counts fewer cycles than its clock
+/// has.
 std::uint32_t clock_in(const Calibration& calibration, const Setting& setting) {
   std::vector<std::uint32_t> clocks;
   for (const TimedWork& work : calibration.work) {
     if (work.setting == setting && work.time.sm_clock_mhz > 0) clocks.push_back(work.time.sm_clock_mhz);
   }
-  return middle_of(std::move(clocks));
+  if (clocks.empty()) return 0;
+  const auto upper = clocks.begin() + static_cast<std::ptrdiff_t>(3 * clocks.size() / 4);
+  std::nth_element(clocks.begin(), upper, clocks.end());
+  return *upper;
 }
 
 /// Of every kind, what the setting makes of a layer; nothing where a kind was not measured in it.
@@ -55,6 +55,10 @@ std::optional<SharedPower::Load> load_in(const Calibration& calibration, const S
   return load;
 }
 
+std::size_t kind_of(const Action& action) {
+  return action.is_pair() ? pair_kind : static_cast<std::size_t>(action.first().kind);
+}
+
 CostModel at_pace(CostModel cost, const std::array<std::int64_t, 5>& ppm) {
   for (StageCost& stage : cost.stages) {
     const std::array<OpCost*, 4> ops{&stage.forward, &stage.backward_input, &stage.backward_weight,
@@ -69,11 +73,70 @@ CostModel at_pace(CostModel cost, const std::array<std::int64_t, 5>& ppm) {
   for (auto& [stages, duration] : cost.measured_pairs) duration = scaled(duration, ppm[pair_kind]);
   if (cost.any_pair) cost.any_pair = scaled(*cost.any_pair, ppm[pair_kind]);
   for (OpOverride& single : cost.overrides) {
-    const auto kind =
-        single.action.is_pair() ? pair_kind : static_cast<std::size_t>(single.action.first().kind);
-    single.duration = scaled(single.duration, ppm[kind]);
+    single.duration = scaled(single.duration, ppm[kind_of(single.action)]);
   }
   return cost;
+}
+
+/// How many ranks compute, over time.
+class BusyRanks {
+ public:
+  explicit BusyRanks(const Timeline& timeline) {
+    std::vector<std::pair<std::int64_t, int>> changes;
+    for (const RankTimeline& rank : timeline.ranks) {
+      for (const ComputeSpan& span : rank.compute) {
+        changes.emplace_back(span.begin.ns, 1);
+        changes.emplace_back(span.end.ns, -1);
+      }
+    }
+    std::sort(changes.begin(), changes.end());
+    std::int64_t computed = 0;
+    std::int64_t now = changes.empty() ? 0 : changes.front().first;
+    int busy = 0;
+    for (const auto& [time, change] : changes) {
+      computed += busy * (time - now);
+      now = time;
+      busy += change;
+      if (!knots_.empty() && knots_.back().time == time) knots_.pop_back();
+      knots_.push_back({time, computed, busy});
+    }
+  }
+
+  double mean(TimePoint begin, TimePoint end) const {
+    return static_cast<double>(computed_until(end) - computed_until(begin)) /
+           static_cast<double>((end - begin).ns);
+  }
+
+ private:
+  struct Knot {
+    std::int64_t time;
+    std::int64_t computed;  // by all ranks, until then
+    int busy;               // from then on
+  };
+  std::int64_t computed_until(TimePoint time) const {
+    const auto behind = std::upper_bound(knots_.begin(), knots_.end(), time.ns,
+                                         [](std::int64_t t, const Knot& knot) { return t < knot.time; });
+    if (behind == knots_.begin()) return 0;
+    const Knot& knot = *(behind - 1);
+    return knot.computed + knot.busy * (time.ns - knot.time);
+  }
+  std::vector<Knot> knots_;
+};
+
+// All ops at the pace of the step's mean load.
+Prediction at_mean_load(const LoweredSchedule& schedule, const CostModel& cost,
+                        const ExecutionOptions& options, const SharedPower& power, Detail detail) {
+  SharedPower::Load load = power.at(1);
+  Prediction prediction = predict(schedule, at_pace(cost, load.pace_ppm), options, detail);
+  // The busy share hardly depends on the pace: two rounds settle it, and a bound is a bound.
+  for (int round = 0; round < 4; ++round) {
+    const SharedPower::Load next = power.at(1 - prediction.report.idle_share);
+    if (next.pace_ppm == load.pace_ppm) break;
+    load = next;
+    prediction = predict(schedule, at_pace(cost, load.pace_ppm), options, detail);
+  }
+  prediction.sm_clock_mhz = load.sm_clock_mhz;
+  return prediction;
 }
 
 }  // namespace
@@ -108,15 +171,14 @@ std::optional<SharedPower> shared_power(const Calibration& calibration) {
   power.most_mhz = calibration.provenance.most_sm_clock_mhz;
   const std::uint32_t mhz = clock_in(calibration, full);
   if (mhz == 0 || power.most_mhz == 0) return std::nullopt;
-  const Calibration even = at_one_clock(calibration, mhz);
   std::set<Setting> partial;
-  for (const TimedWork& work : even.work) {
+  for (const TimedWork& work : calibration.work) {
     Setting all = work.setting;
     all.idle_others = 0;
     if (work.setting.idle_others > 0 && all == full) partial.insert(work.setting);
   }
   for (const Setting& setting : partial) {
-    if (const auto load = load_in(even, setting, full)) power.loads.push_back(*load);
+    if (const auto load = load_in(calibration, setting, full)) power.loads.push_back(*load);
   }
   std::sort(power.loads.begin(), power.loads.end(),
             [](const SharedPower::Load& a, const SharedPower::Load& b) { return a.busy < b.busy; });
@@ -125,33 +187,38 @@ std::optional<SharedPower> shared_power(const Calibration& calibration) {
   return power;
 }
 
-Calibration at_one_clock(Calibration calibration, std::uint32_t sm_clock_mhz) {
-  const Setting setting = main_setting(calibration);
-  for (TimedWork& work : calibration.work) {
-    Summary& time = work.time;
-    if (work.setting != setting || work.work_class == "memory" || time.sm_clock_mhz == 0) continue;
-    const std::int64_t ppm = million * time.sm_clock_mhz / sm_clock_mhz;
-    for (Duration* one : {&time.minimum, &time.lower_quartile, &time.median, &time.upper_quartile,
-                          &time.maximum, &time.low, &time.high})
-      *one = scaled(*one, ppm);
-    time.sm_clock_mhz = sm_clock_mhz;
-  }
-  derive_layer(calibration);
-  return calibration;
-}
-
 Prediction predict_at_shared_power(const LoweredSchedule& schedule, const CostModel& cost,
                                    const ExecutionOptions& options, const SharedPower& power, Detail detail) {
-  SharedPower::Load load = power.at(1);
-  Prediction prediction = predict(schedule, at_pace(cost, load.pace_ppm), options, detail);
-  // The busy share hardly depends on the pace: two rounds settle it, and a bound is a bound.
-  for (int round = 0; round < 4; ++round) {
-    const SharedPower::Load next = power.at(1 - prediction.report.idle_share);
-    if (next.pace_ppm == load.pace_ppm) break;
-    load = next;
-    prediction = predict(schedule, at_pace(cost, load.pace_ppm), options, detail);
+  if (power.loads.size() == 1) return at_mean_load(schedule, cost, options, power, detail);
+  // What every op takes under full load and undisturbed by messages.
+  CostModel undisturbed = cost;
+  undisturbed.slowdown_ppm.clear();
+  undisturbed.message_class.reset();
+  const Timeline alone = simulate(schedule, undisturbed, options, Detail::actions);
+  std::set<std::pair<Rank, Action>> given;
+  for (const OpOverride& single : cost.overrides) given.insert({single.rank, single.action});
+
+  CostModel paced = cost;
+  Prediction prediction = predict(schedule, paced, options, detail);
+  for (int round = 0; round < most_rounds; ++round) {
+    const BusyRanks busy(prediction.timeline);
+    paced.overrides = cost.overrides;
+    for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
+      const auto& spans = prediction.timeline.ranks[r].compute;
+      for (std::size_t i = 0; i < spans.size(); ++i) {
+        const ComputeSpan& span = spans[i];
+        if (span.begin == span.end || given.contains({Rank{r}, span.action})) continue;
+        const SharedPower::Load load = power.at(busy.mean(span.begin, span.end) / schedule.ranks());
+        const ComputeSpan& base = alone.ranks[r].compute[i];
+        paced.overrides.push_back(
+            {Rank{r}, span.action, scaled(base.end - base.begin, load.pace_ppm[kind_of(span.action)])});
+      }
+    }
+    const Duration before = prediction.report.step_time;
+    prediction = predict(schedule, paced, options, detail);
+    if (std::abs((prediction.report.step_time - before).ns) * 10'000 < before.ns) break;
   }
-  prediction.sm_clock_mhz = load.sm_clock_mhz;
+  prediction.sm_clock_mhz = power.at(1 - prediction.report.idle_share).sm_clock_mhz;
   return prediction;
 }
 
