@@ -230,8 +230,13 @@ std::string line_of(const ValidationRow& row) {
 // What was measured before, of one file or several.
 int summarize(const Options& options, Console& console) {
   std::vector<ValidationRow> rows;
+  std::uint32_t run = 0;
   for (const std::string& file : options.summarize) {
-    for (ValidationRow& row : validation_rows(read_input(file), file)) rows.push_back(std::move(row));
+    for (ValidationRow& row : validation_rows(read_input(file), file)) {
+      row.run = run;
+      rows.push_back(std::move(row));
+    }
+    ++run;
   }
   if (rows.empty()) throw BadInput("--summarize", "the files hold no step");
   console.out << (options.json ? to_json(rows) : to_markdown(rows));

@@ -197,7 +197,8 @@ Ranking ranking_of(const std::vector<ValidationRow>& rows, double threshold) {
     for (std::size_t b = a + 1; b < rows.size(); ++b) {
       const ValidationRow& one = rows[a];
       const ValidationRow& other = rows[b];
-      if (one.ranks != other.ranks || one.microbatches != other.microbatches || one.model != other.model)
+      if (one.run != other.run || one.ranks != other.ranks || one.microbatches != other.microbatches ||
+          one.model != other.model)
         continue;
       if (std::abs(relative(one.predicted.step_time, other.predicted.step_time)) <= threshold) continue;
       ++ranking.pairs;

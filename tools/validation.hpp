@@ -40,6 +40,7 @@ std::vector<ClassError> class_errors(const Timeline& predicted, const Timeline& 
 std::vector<ClassError> class_errors(const Timeline& predicted, std::vector<ClassError> measured);
 
 struct ValidationRow {
+  std::uint32_t run = 0;  // rows of several runs stand together; they are ranked within one
   std::string schedule;
   std::uint32_t chunks = 1;
   std::string model;
@@ -59,8 +60,8 @@ struct ValidationRow {
   double step_error() const;
 };
 
-/// Over pairs of rows of one shape (ranks, microbatches, model): how many are predicted to differ by more
-/// than `threshold`, and of how many of them the measurement puts the same one first.
+/// Over pairs of rows of one run and shape (ranks, microbatches, model): how many are predicted to differ by
+/// more than `threshold`, and of how many of them the measurement puts the same one first.
 struct Ranking {
   std::uint64_t pairs = 0;
   std::uint64_t right = 0;
