@@ -239,7 +239,8 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
     std::unique_lock lock(mutex_);
     if (failure_) throw_failure();
     ++meeting_;
-    std::string mine(reinterpret_cast<const char*>(values.data()), values.size_bytes());
+    std::string mine;
+    if (!values.empty()) mine.assign(reinterpret_cast<const char*>(values.data()), values.size_bytes());
     if (own_ == 0) {
       take_values(0, std::move(mine));
     } else {
@@ -251,7 +252,7 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
                        sums_.size() / sizeof(double)));
       throw_failure();
     }
-    std::memcpy(values.data(), sums_.data(), sums_.size());
+    if (!values.empty()) std::memcpy(values.data(), sums_.data(), sums_.size());
     return departure_ + clock_offset_;
   }
 
