@@ -50,6 +50,8 @@ class Measurer {
   /// Warms up, then takes samples until the rule is satisfied. One entry a rank where ranks are told apart
   /// (then TimedWork::rank is set). Throws DeviceError.
   virtual std::vector<Measurement> measure(const Target& target, const StoppingRule& rule) = 0;
+  /// Whether other things can still be measured when one has thrown: not where processes have to agree.
+  virtual bool goes_on_after_failure() const { return false; }
 };
 
 class Rendezvous;

@@ -1,6 +1,7 @@
 #include "calibrate/session.hpp"
 
 #include "calibrate/work.hpp"
+#include "schedules/ir/error.hpp"
 #include "schedules/ir/json_document.hpp"
 #include "schedules/model/layer_costs.hpp"
 
@@ -218,20 +219,33 @@ bool measure_missing(Measurer& measurer, const std::vector<Target>& targets, con
   // Whatever ends this early leaves a whole document.
   derive_layer(calibration);
   const Duration begun = hooks.now();
+  std::ptrdiff_t failed = 0;  // so many of `missing`, the first ones
+  bool failed_before = false;
   for (std::size_t k = 0; k < todo.size(); ++k) {
     if (hooks.interrupted()) return false;
     const Duration elapsed = hooks.now() - begun;
     const auto left = static_cast<std::int64_t>(todo.size() - k);
     const Duration each = k == 0 ? rule.budget : Duration{elapsed.ns / static_cast<std::int64_t>(k)};
-    hooks.progress({targets.size() - todo.size() + k, targets.size(), calibration.missing.front(), elapsed,
-                    each * left});
-    const std::vector<Measurement> measured = measurer.measure(todo[k], rule);
+    hooks.progress(
+        {targets.size() - todo.size() + k, targets.size(), to_string(todo[k]), elapsed, each * left});
+    std::vector<Measurement> measured;
+    try {
+      measured = measurer.measure(todo[k], rule);
+    } catch (const DeviceError& error) {
+      // What fails alone costs nothing else; where the next thing fails too, the device is gone.
+      if (!measurer.goes_on_after_failure() || failed_before) throw;
+      failed_before = true;
+      ++failed;
+      if (hooks.failed) hooks.failed(to_string(todo[k]), error.what());
+      continue;
+    }
+    failed_before = false;
     for (const Measurement& one : measured) add(calibration, one);
-    calibration.missing.erase(calibration.missing.begin());
+    calibration.missing.erase(calibration.missing.begin() + failed);
     derive_layer(calibration);
     hooks.keep(calibration, measured);
   }
-  return true;
+  return failed == 0;
 }
 
 std::string why_not_resume(const Provenance& begun, const Provenance& here) {

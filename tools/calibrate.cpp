@@ -198,10 +198,7 @@ int measure(const Options& options, Console& console) {
   const auto save = [&] {
     set_clocks(calibration.provenance, clocks);
     calibration.algorithms = measurer->algorithms();
-    // What is there so far is a calibration too, for --resume and --show.
-    Calibration whole = calibration;
-    derive_layer(whole);
-    write_output(console, options.out, [&](std::ostream& out) { write_calibration(out, whole); });
+    write_output(console, options.out, [&](std::ostream& out) { write_calibration(out, calibration); });
   };
   const Duration begun = now();
   Duration saved = begun;
@@ -209,6 +206,12 @@ int measure(const Options& options, Console& console) {
   SessionHooks hooks;
   hooks.now = now;
   hooks.interrupted = [&] { return wish.asked().load(); };
+  std::size_t failed = 0;
+  hooks.failed = [&](const std::string& target, const std::string& why) {
+    ++failed;
+    fmt::print(console.err, "{}plumb: {} could not be measured: {}\n",
+               console.err_is_terminal ? "\r\033[K" : "", target, why);
+  };
   hooks.progress = [&](const Progress& p) {
     if (!console.err_is_terminal) return;
     fmt::print(console.err, "\r\033[K{} of {}, {} to go: {}", p.done, p.of, to_text(p.remaining),
@@ -251,9 +254,10 @@ int measure(const Options& options, Console& console) {
                to_text(elapsed), calibration.provenance.gpu);
   }
   if (!complete) {
-    fmt::print(console.err, "plumb: interrupted; {} are missing, --resume goes on\n",
+    const bool to_the_end = calibration.missing.size() == failed;
+    fmt::print(console.err, "plumb: {}{} are missing, --resume goes on\n", to_the_end ? "" : "interrupted; ",
                calibration.missing.size());
-    return 1;
+    return to_the_end ? 3 : 1;
   }
   return 0;
 }

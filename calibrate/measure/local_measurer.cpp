@@ -56,6 +56,8 @@ class LocalMeasurer final : public Measurer {
 
   Setting setting() const override { return setting_; }
 
+  bool goes_on_after_failure() const override { return true; }
+
   std::vector<std::vector<std::uint32_t>> message_pairs() const override {
     if (request_.ranks == 1) return {};
     return {{0, 1}};  // one GPU: all pairs are alike

@@ -41,7 +41,10 @@ class MadeUp : public Measurer {
     return slowdown == nullptr || slowdown->key.communication_sms == 0;
   }
   std::vector<Measurement> measure(const Target& target, const StoppingRule&) override {
-    if (measured.size() == fails_at) throw DeviceError("out of memory");
+    if (measured.size() == fails_at && failures < most_failures) {
+      ++failures;
+      throw DeviceError("out of memory");
+    }
     measured.push_back(target);
     clock.ns += 1'000'000;
     SampleSet set;
@@ -61,7 +64,12 @@ class MadeUp : public Measurer {
   }
 
   std::vector<Target> measured;
+  bool goes_on_after_failure() const override { return goes_on; }
+
   std::size_t fails_at = 1'000'000;
+  std::size_t failures = 0;
+  std::size_t most_failures = 1'000'000;
+  bool goes_on = false;
   Duration clock;
 };
 
@@ -214,6 +222,38 @@ TEST(Session, WhatIsKeptCanBeReadAtAnyTime) {
   hooks.progress = [&](const Progress& p) { EXPECT_EQ(read_back(), targets.size() - p.done); };
   EXPECT_TRUE(measure_missing(device, targets, {}, calibration, hooks));
   EXPECT_EQ(read_back(), 0u);
+}
+
+TEST(Session, WhatFailsAloneIsSkippedAndNamed) {
+  MadeUp device;
+  device.goes_on = true;
+  device.fails_at = 3;
+  device.most_failures = 1;
+  Kept kept;
+  Calibration calibration;
+  const std::vector<Target> targets = plan_targets(request(2), device);
+  std::vector<std::string> failed;
+  SessionHooks hooks = kept.hooks(device);
+  hooks.failed = [&](const std::string& target, const std::string& why) {
+    failed.push_back(target);
+    EXPECT_EQ(why, "out of memory");
+  };
+  EXPECT_FALSE(measure_missing(device, targets, {}, calibration, hooks));
+  EXPECT_EQ(failed, std::vector<std::string>{to_string(targets[3])});
+  EXPECT_EQ(calibration.missing, failed);
+  EXPECT_EQ(device.measured.size(), targets.size() - 1);
+}
+
+TEST(Session, TwoFailuresOneAfterTheOtherAreADeviceThatIsGone) {
+  MadeUp device;
+  device.goes_on = true;
+  device.fails_at = 3;
+  Kept kept;
+  Calibration calibration;
+  const std::vector<Target> targets = plan_targets(request(2), device);
+  EXPECT_THROW(measure_missing(device, targets, {}, calibration, kept.hooks(device)), DeviceError);
+  EXPECT_EQ(device.failures, 2u);
+  EXPECT_EQ(calibration.missing.size(), targets.size() - 3);
 }
 
 TEST(Session, ACalibrationIsContinuedOnItsOwnMachineOnly) {
