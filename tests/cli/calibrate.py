@@ -64,6 +64,8 @@ class Calibrate(unittest.TestCase):
 
     def test_without_a_gpu_one_sentence_and_three(self):
         self.refused("--model", "mlp", "--hidden", 256, "--layers", 2, "--ranks", 2, "--out", self.path("c.json"), says="GPU", code=3)
+        # Of processes that would each say so, none is started.
+        self.refused("--model", "mlp", "--hidden", 256, "--layers", 2, "--ranks", 2, "--out", self.path("c.json"), "--transport", "nccl", says="GPU", code=3)
         self.assertEqual(os.listdir(self.folder.name), [])
 
     def test_what_is_wrong_is_said_before_a_gpu_is_looked_for(self):
