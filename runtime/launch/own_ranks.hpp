@@ -21,7 +21,7 @@ struct OwnRanks {
   std::chrono::milliseconds grace{5000};
   /// Asked again and again: a signal that the ranks are to be sent as well, or 0. They are in process groups
   /// of their own, so that Ctrl-C at a terminal reaches them this way alone.
-  std::function<int()> passed_on;
+  std::function<int()> passed_on = nullptr;
 };
 
 struct OwnRanksResult {
