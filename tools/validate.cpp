@@ -188,6 +188,9 @@ struct Validator {
     ValidationRow& row = step.row;
     row.preparing = {std::chrono::nanoseconds(std::chrono::steady_clock::now() - begun).count()};
     const Bytes peak = peak_activations(crew);
+    // Processes take long to connect, and where one of them stands still this says how far they came.
+    if (rendezvous)
+      say(fmt::format("{}: prepared in {}, running", row.schedule, plumb::to_text(row.preparing)));
     const std::vector<MeasuredStep> steps =
         measure_steps(crew, plan, data, options.steps, options.device == "cpu" ? WarmUp{{}, {}} : WarmUp{});
     if (steps.empty()) return {};
@@ -265,6 +268,7 @@ std::optional<int> join_ranks(const Options& options, Validator& validator,
   validator.rendezvous = rendezvous.get();
   validator.nccl = gpu_of(place, true);
   validator.nccl.algorithms = &validator.calibration.algorithms;
+  validator.say(fmt::format("{} processes have met", request.ranks));
   return std::nullopt;
 }
 
