@@ -83,7 +83,8 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
     for (const ProgramStep& step : program.steps) {
       if (const auto* comm = std::get_if<CommStep>(&step)) {
         for (const MessageStep& message : comm->messages) {
-          const std::uint64_t slot = messages_[message.index] = slot_of(message.op);
+          const std::uint64_t slot = messages_[message.index] =
+              message_slot(carried_by(message.op), microbatches_);
           slots_[slot].peer = own_ / ranks_ * ranks_ + message.peer.value;
         }
       } else if (const auto* reduction = std::get_if<ReduceStep>(&step)) {
@@ -219,11 +220,6 @@ class ProcessTransport : public CpuTransport, private FrameHandler {
     steady_clock::time_point lost_at;
   };
 
-  std::uint64_t slot_of(const Op& op) const {
-    const Need need = carried_by(op);
-    return 2 * (std::uint64_t{need.stage.value} * microbatches_ + need.microbatch.value) +
-           (need.product == Product::activation ? 0 : 1);
-  }
   TimePoint step_time() const { return TimePoint{} + (host_now() - epoch_); }
 
   void tell(std::uint32_t worker, Kind kind, std::uint64_t number, std::string text = {}) {

@@ -55,11 +55,8 @@ class World {
   const TrainingPlan& plan() const { return plan_; }
   Reduction& reduction(Stage stage) { return reductions_[stage.value]; }
   Mailbox& mailbox(std::uint32_t copy, const Op& message) {
-    const Need need = carried_by(message);
-    const std::size_t slot =
-        2 * (std::size_t{need.stage.value} * plan_.schedule.microbatches + need.microbatch.value) +
-        (need.product == Product::activation ? 0 : 1);
-    return mailboxes_[copy * messages_of_copy() + slot];
+    return mailboxes_[copy * messages_of_copy() +
+                      message_slot(carried_by(message), plan_.schedule.microbatches)];
   }
 
   TimePoint now() const {

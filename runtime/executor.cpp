@@ -40,12 +40,6 @@ class Makers {
   std::vector<OpKind> gradient_;
 };
 
-// Where a message stands in Timeline::messages, found from either of its sides.
-std::size_t slot(const Need& need, std::uint32_t microbatches) {
-  return 2 * (std::size_t{need.stage.value} * microbatches + need.microbatch.value) +
-         (need.product == Product::activation ? 0 : 1);
-}
-
 }  // namespace
 
 void execute(const RankProgram& program, Backend& backend, Progress* progress) {
@@ -85,7 +79,7 @@ Timeline assemble_timeline(const LoweredSchedule& schedule, std::span<const Step
     PLUMB_CHECK(records[r].messages.size() == messages.size());
     for (std::size_t i = 0; i < messages.size(); ++i) {
       if (!is_send(messages[i].op.kind)) continue;
-      message_at[slot(carried_by(messages[i].op), schedule.microbatches)] = timeline.messages.size();
+      message_at[message_slot(carried_by(messages[i].op), schedule.microbatches)] = timeline.messages.size();
       const MessageTimes& sent = records[r].messages[i];
       timeline.messages.push_back({messages[i].op, Rank{r}, messages[i].peer, sent.posted, TimePoint{},
                                    sent.begin.value_or(TimePoint{-1}), sent.end.value_or(TimePoint{-1}),
@@ -97,7 +91,7 @@ Timeline assemble_timeline(const LoweredSchedule& schedule, std::span<const Step
     for (std::size_t i = 0; i < messages.size(); ++i) {
       if (!is_recv(messages[i].op.kind)) continue;
       MessageSpan& span =
-          timeline.messages[message_at[slot(carried_by(messages[i].op), schedule.microbatches)]];
+          timeline.messages[message_at[message_slot(carried_by(messages[i].op), schedule.microbatches)]];
       const MessageTimes& received = records[r].messages[i];
       span.receive_posted = received.posted;
       if (received.begin) span.begin = *received.begin;
@@ -116,7 +110,8 @@ Timeline assemble_timeline(const LoweredSchedule& schedule, std::span<const Step
     // Which inputs came as messages: a stage whose neighbour lives here has none.
     std::vector<bool> received(message_at.size());
     for (const Message& message : schedule.per_rank[r].messages) {
-      if (is_recv(message.op.kind)) received[slot(carried_by(message.op), schedule.microbatches)] = true;
+      if (is_recv(message.op.kind))
+        received[message_slot(carried_by(message.op), schedule.microbatches)] = true;
     }
     std::size_t position = 0;
     std::size_t collective = 0;
@@ -128,8 +123,8 @@ Timeline assemble_timeline(const LoweredSchedule& schedule, std::span<const Step
         TimePoint latest{-1};
         for (const Op& op : *action) {
           visit_needs(op, schedule.stages, [&](const Need& need) {
-            if (need.stage == op.stage || !received[slot(need, schedule.microbatches)]) return;
-            const MessageSpan& in = timeline.messages[message_at[slot(need, schedule.microbatches)]];
+            if (need.stage == op.stage || !received[message_slot(need, schedule.microbatches)]) return;
+            const MessageSpan& in = timeline.messages[message_at[message_slot(need, schedule.microbatches)]];
             if (in.end <= latest) return;
             latest = in.end;
             span.last_input = makers(need);

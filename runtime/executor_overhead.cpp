@@ -94,11 +94,7 @@ class Waits {
   TimePoint end(std::uint32_t rank, std::uint32_t position) const {
     return timeline_.ranks[rank].compute.at(position).end;
   }
-  Transfer& at(const Op& message) {
-    const Need need = carried_by(message);
-    return transfers_[2 * (std::size_t{need.stage.value} * microbatches_ + need.microbatch.value) +
-                      (need.product == Product::activation ? 0 : 1)];
-  }
+  Transfer& at(const Op& message) { return transfers_[message_slot(carried_by(message), microbatches_)]; }
 
   void read(const RankProgram& program, const LoweredRank& list, std::uint32_t r) {
     PLUMB_CHECK(program.actions == timeline_.ranks[r].compute.size());

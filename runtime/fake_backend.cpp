@@ -63,9 +63,7 @@ class FakeWorld::Clock {
   };
 
   Transfer& transfer(const Op& message) {
-    const Need need = carried_by(message);
-    return transfers_[2 * (std::size_t{need.stage.value} * schedule_.microbatches + need.microbatch.value) +
-                      (need.product == Product::activation ? 0 : 1)];
+    return transfers_[message_slot(carried_by(message), schedule_.microbatches)];
   }
 
   void resolve() {

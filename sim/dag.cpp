@@ -17,11 +17,6 @@ namespace {
 
 constexpr std::int64_t longest_step = std::int64_t{100} * 365 * 24 * 3600 * 1'000'000'000;  // 100 years
 
-std::size_t product_slot(Product product, Stage stage, Microbatch microbatch, std::uint32_t microbatches) {
-  return 2 * (static_cast<std::size_t>(stage.value) * microbatches + microbatch.value) +
-         (product == Product::activation ? 0 : 1);
-}
-
 std::uint64_t pair_key(Stage forward, Stage backward) {
   return (std::uint64_t{forward.value} << 32) | backward.value;
 }
@@ -355,9 +350,7 @@ class Builder {
     return time;
   }
 
-  std::size_t slot(const Need& need) const {
-    return product_slot(need.product, need.stage, need.microbatch, schedule_.microbatches);
-  }
+  std::size_t slot(const Need& need) const { return message_slot(need, schedule_.microbatches); }
 
   const LoweredSchedule& schedule_;
   const CostModel& cost_;
@@ -378,7 +371,7 @@ class Builder {
 
 std::uint32_t Dag::message_of_op(const Op& message) const {
   const Need need = carried_by(message);
-  return message_of[product_slot(need.product, need.stage, need.microbatch, microbatches)];
+  return message_of[message_slot(need, microbatches)];
 }
 
 const PairCost& Dag::pair(const Action& action) const {

@@ -172,5 +172,11 @@ constexpr Need carried_by(const Op& message) {
       return {Product::input_gradient, Stage{message.stage.value + 1}, message.microbatch};
   }
 }
+/// A number of its own for every product that messages carry (all but weight gradients): 0 to 2 x stages x
+/// microbatches - 1.
+constexpr std::size_t message_slot(const Need& carried, std::uint32_t microbatches) {
+  return 2 * (std::size_t{carried.stage.value} * microbatches + carried.microbatch.value) +
+         (carried.product == Product::activation ? 0 : 1);
+}
 
 }  // namespace plumb
