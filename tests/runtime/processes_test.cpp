@@ -7,6 +7,7 @@
 #include "runtime/together.hpp"
 #include "runtime/train_step.hpp"
 #include "schedules/ir/error.hpp"
+#include "tests/support/rank_threads.hpp"
 #include "tests/support/training.hpp"
 
 #include <array>
@@ -38,33 +39,21 @@ using Body = std::function<void(Worker&, Rendezvous&)>;
 std::vector<std::string> run(const TrainingPlan& plan, const Body& body,
                              const BeforeAction& before_action = {}) {
   const std::uint32_t count = plan.schedule.ranks() * plan.schedule.data_parallel;
-  const std::uint16_t port = port_of(listen_on("127.0.0.1", 0));
-  std::vector<std::string> errors(count);
-  std::vector<std::thread> threads;
-  for (std::uint32_t r = 0; r < count; ++r) {
-    threads.emplace_back([&, r] {
+  const auto in_rank = [&](Rendezvous& rendezvous) -> std::string {
+    try {
+      const auto worker = make_cpu_worker(plan, rendezvous, before_action);
       try {
-        Placement placement;
-        placement.rank = placement.local_rank = r;
-        placement.ranks = placement.local_ranks = count;
-        placement.host = "127.0.0.1";
-        placement.port = port;
-        placement.job = "processes_test";
-        Rendezvous rendezvous(placement, std::chrono::milliseconds(plan.deadline.ns / 1'000'000));
-        const auto worker = make_cpu_worker(plan, rendezvous, before_action);
-        try {
-          body(*worker, rendezvous);
-        } catch (const std::exception& error) {
-          rendezvous.abort(error.what());
-          throw;
-        }
+        body(*worker, rendezvous);
       } catch (const std::exception& error) {
-        errors[r] = error.what();
+        rendezvous.abort(error.what());
+        throw;
       }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  return errors;
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+    return "";
+  };
+  return test::run_ranks(count, in_rank, std::chrono::milliseconds(plan.deadline.ns / 1'000'000));
 }
 
 struct Learned {

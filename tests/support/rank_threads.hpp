@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-namespace plumb::ranks {
+namespace plumb::test {
 
 /// What each rank's thread returned, or the text of the DeviceError it threw.
 template <class Body>
@@ -32,4 +32,4 @@ std::vector<std::string> run_ranks(std::uint32_t ranks, const Body& body,
   return out;
 }
 
-}  // namespace plumb::ranks
+}  // namespace plumb::test

@@ -3,7 +3,7 @@
 
 #include "calibrate/session.hpp"
 #include "schedules/model/layout.hpp"
-#include "tests/calibrate/ranks/rank_threads.hpp"
+#include "tests/support/rank_threads.hpp"
 
 #include <chrono>
 #include <csignal>
@@ -19,6 +19,7 @@
 namespace plumb::ranks {
 namespace {
 
+using test::run_ranks;
 using ::testing::HasSubstr;
 
 CalibrationRequest request(std::uint32_t ranks) {

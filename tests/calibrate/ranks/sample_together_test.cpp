@@ -1,6 +1,6 @@
 #include "calibrate/ranks/sample_together.hpp"
 
-#include "tests/calibrate/ranks/rank_threads.hpp"
+#include "tests/support/rank_threads.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -13,6 +13,7 @@
 namespace plumb::ranks {
 namespace {
 
+using test::run_ranks;
 using ::testing::HasSubstr;
 
 const StoppingRule six{0.01, 6, 6, Duration{1'000'000'000}};

@@ -1,6 +1,7 @@
 #include "runtime/bootstrap/rendezvous.hpp"
 
 #include "schedules/ir/error.hpp"
+#include "tests/support/rank_threads.hpp"
 
 #include <array>
 #include <atomic>
@@ -24,25 +25,10 @@ Placement place(std::uint32_t rank, std::uint32_t ranks, std::uint16_t port,
   return {rank, ranks, rank, ranks, "test", "127.0.0.1", port, job};
 }
 
-// What each rank's thread returned, or the error it threw.
 template <class Body>
 std::vector<std::string> run(std::uint32_t ranks, const Body& body,
                              std::chrono::milliseconds deadline = 10s) {
-  const std::uint16_t port = free_port();
-  std::vector<std::future<std::string>> threads;
-  for (std::uint32_t rank = 0; rank < ranks; ++rank) {
-    threads.push_back(std::async(std::launch::async, [=, &body]() -> std::string {
-      try {
-        Rendezvous meeting(place(rank, ranks, port), deadline);
-        return body(meeting);
-      } catch (const DeviceError& error) {
-        return error.what();
-      }
-    }));
-  }
-  std::vector<std::string> out;
-  for (auto& thread : threads) out.push_back(thread.get());
-  return out;
+  return test::run_ranks(ranks, body, deadline);
 }
 
 TEST(Rendezvous, GathersBroadcastsAndKeepsTheOrder) {

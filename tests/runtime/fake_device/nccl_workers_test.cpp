@@ -6,13 +6,12 @@
 #include "schedules/generators/generator.hpp"
 #include "schedules/ir/error.hpp"
 #include "tests/runtime/cuda/team.hpp"
+#include "tests/support/rank_threads.hpp"
 
-#include <chrono>
 #include <exception>
 #include <functional>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -37,30 +36,17 @@ TrainingPlan plan_of(const std::string& name, std::uint32_t ranks, CommPlacement
 std::vector<std::string> run(const TrainingPlan& plan, const std::function<void(Team&, Rendezvous&)>& body,
                              const NcclOptions& options = {}) {
   const std::uint32_t count = plan.schedule.ranks() * plan.schedule.data_parallel;
-  const std::uint16_t port = port_of(listen_on("127.0.0.1", 0));
-  std::vector<std::string> errors(count);
-  std::vector<std::thread> threads;
-  for (std::uint32_t r = 0; r < count; ++r) {
-    threads.emplace_back([&, r] {
-      try {
-        Placement placement;
-        placement.rank = placement.local_rank = r;
-        placement.ranks = placement.local_ranks = count;
-        placement.host = "127.0.0.1";
-        placement.port = port;
-        placement.job = "nccl_workers_test";
-        Rendezvous rendezvous(placement, std::chrono::seconds{20});
-        Team team;
-        team.push_back(make_nccl_worker(plan, rendezvous, options));
-        load(team, plan);
-        body(team, rendezvous);
-      } catch (const std::exception& error) {
-        errors[r] = error.what();
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  return errors;
+  return run_ranks(count, [&](Rendezvous& rendezvous) -> std::string {
+    try {
+      Team team;
+      team.push_back(make_nccl_worker(plan, rendezvous, options));
+      load(team, plan);
+      body(team, rendezvous);
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+    return "";
+  });
 }
 
 // In the rank's own thread, to which its rendezvous belongs.
