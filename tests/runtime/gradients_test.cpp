@@ -6,6 +6,7 @@
 #include "runtime/train_step.hpp"
 #include "schedules/model/layer_costs.hpp"
 #include "tests/schedules/generators/shapes.hpp"
+#include "tests/support/adds_in_order.hpp"
 #include "tests/support/training.hpp"
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 namespace plumb {
 namespace {
 
+using test::adds_in_order;
 using test::plan_of;
 using test::tiny_gpt;
 using test::tiny_gpt2;
@@ -55,25 +57,6 @@ std::vector<Shape> shapes_of(const Generator& family, std::uint32_t ranks) {
     }
   }
   return shapes;
-}
-
-// Whether each weight's gradients are added microbatch after microbatch, as the model in one piece adds them:
-// the stage has one owner, and that runs backward_weight (for norms: backward_input) in the microbatches'
-// order. Everything else that is summed is summed inside one op, the same wherever the op runs.
-bool adds_in_order(const LoweredSchedule& schedule) {
-  std::vector<std::uint32_t> weight(schedule.stages), input(schedule.stages);  // that comes next
-  for (const LoweredRank& rank : schedule.per_rank) {
-    for (const Step& step : rank.steps) {
-      if (std::holds_alternative<Collective>(step)) return false;
-      const auto* action = std::get_if<Action>(&step);
-      if (!action) continue;
-      for (const Op& op : *action) {
-        if (gives_weight_gradient(op.kind) && weight[op.stage.value]++ != op.microbatch.value) return false;
-        if (gives_input_gradient(op.kind) && input[op.stage.value]++ != op.microbatch.value) return false;
-      }
-    }
-  }
-  return true;
 }
 
 ModelShape tied(ModelShape model) {

@@ -9,6 +9,7 @@
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
 #include "tests/runtime/cuda/team.hpp"
+#include "tests/support/adds_in_order.hpp"
 
 #include <algorithm>
 #include <filesystem>

@@ -63,22 +63,6 @@ LoweredSchedule schedule_of(std::string_view name, std::uint32_t ranks, CommPlac
   }
 }
 
-bool adds_in_order(const LoweredSchedule& schedule) {
-  std::vector<std::uint32_t> weight(schedule.stages), input(schedule.stages);  // that comes next
-  for (const LoweredRank& rank : schedule.per_rank) {
-    for (const Step& step : rank.steps) {
-      if (std::holds_alternative<Collective>(step)) return false;
-      const auto* action = std::get_if<Action>(&step);
-      if (!action) continue;
-      for (const Op& op : *action) {
-        if (gives_weight_gradient(op.kind) && weight[op.stage.value]++ != op.microbatch.value) return false;
-        if (gives_input_gradient(op.kind) && input[op.stage.value]++ != op.microbatch.value) return false;
-      }
-    }
-  }
-  return true;
-}
-
 TrainingPlan plan_for(LoweredSchedule schedule, ModelShape model, std::uint64_t tokens, WeightType weights) {
   TrainingPlan plan;
   model.layers = schedule.stages;

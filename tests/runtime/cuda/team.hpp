@@ -37,10 +37,6 @@ ModelShape qwen3(std::uint64_t hidden);
 /// The schedule with the fewest microbatches from 2 p on that it takes.
 LoweredSchedule schedule_of(std::string_view name, std::uint32_t ranks, CommPlacement placement,
                             std::uint32_t data_parallel = 1);
-/// Whether every weight's gradients are added microbatch after microbatch, as without a pipeline: each stage
-/// has one owner, whose weight gradients come in the microbatches' order (norms': input gradients).
-bool adds_in_order(const LoweredSchedule& schedule);
-
 TrainingData data_of(const TrainingPlan& plan);
 /// Gives every worker the microbatches of the first step that it needs.
 void load(Team& team, const TrainingPlan& plan);
