@@ -158,16 +158,27 @@ TEST(MeasuredEstimate, FindsTheDataSheetByTheDriversName) {
   EXPECT_EQ(measured_device(Calibration{}), nullptr);
 }
 
+struct BundledH200 {
+  Calibration calibration;
+  ModelShape model;
+  Layout layout;
+};
+
+BundledH200 bundled_h200() {
+  BundledH200 bundled{parse_calibration(bundled_calibrations().at("llama-h200-4"), "llama-h200-4"),
+                      model_of({ShortForm::Kind::llama, 2048, 4, 16, {}, {}, 8192, {}}),
+                      {}};
+  bundled.layout.parallelism.pipeline = 4;
+  bundled.layout.sequence = 4096;
+  bundled.layout.stages = even_stages(bundled.model, 4);
+  return bundled;
+}
+
 // The bundled calibration of an H200 in four shares: a llama of hidden 2048, a layer a stage. It holds a
 // layer's forward beside its backward, which the estimate does not read: it derives the pair from both ops,
 // the parts' classes and the mutual slowdown.
 TEST(MeasuredEstimate, APairOfABundledLayerIsDerivedToFivePercent) {
-  const Calibration h200 = parse_calibration(bundled_calibrations().at("llama-h200-4"), "llama-h200-4");
-  const ModelShape model = model_of({ShortForm::Kind::llama, 2048, 4, 16, {}, {}, 8192, {}});
-  Layout layout;
-  layout.parallelism.pipeline = 4;
-  layout.sequence = 4096;
-  layout.stages = even_stages(model, 4);
+  const auto [h200, model, layout] = bundled_h200();
   const CostModel cost = estimate(h200, *measured_device(h200), model, layout);
   EXPECT_EQ(cost.sources.at("forward"), "measured");
   EXPECT_EQ(cost.sources.at("backward"), "measured");
@@ -180,12 +191,7 @@ TEST(MeasuredEstimate, APairOfABundledLayerIsDerivedToFivePercent) {
 
 // Parts are timed inside their layer, and add up to it but for a few events and the clock's swing.
 TEST(MeasuredEstimate, PartsOfABundledLayerAddUpToIt) {
-  const Calibration h200 = parse_calibration(bundled_calibrations().at("llama-h200-4"), "llama-h200-4");
-  const ModelShape model = model_of({ShortForm::Kind::llama, 2048, 4, 16, {}, {}, 8192, {}});
-  Layout layout;
-  layout.parallelism.pipeline = 4;
-  layout.sequence = 4096;
-  layout.stages = even_stages(model, 4);
+  const auto [h200, model, layout] = bundled_h200();
   const auto ns = [&](const WorkKey& key) {
     const auto found = find_duration(h200, key);
     return found ? static_cast<double>(found->duration.ns) : 0;
