@@ -22,6 +22,19 @@ Duration Load::settling() const {
   return until_ && since(*until_) < hardly ? settling_again : measure::settling;
 }
 
+Sampler::Taken Sampler::once(const Timed& timed) {
+  gate_.close(timed.stream);
+  if (timed.before) timed.before();
+  const auto launched = std::chrono::steady_clock::now();
+  timed.launch();
+  const Duration launch = since(launched);
+  while (since(launched) < least_gate) {
+  }
+  gate_.open();
+  timed.end.synchronize();
+  return {{device::between(timed.begin, timed.end), gate_.clock_mhz()}, launch};
+}
+
 Sampled Sampler::sample(const Timed& timed, WarmUp warm_up, const StoppingRule& rule) {
   const auto begun = std::chrono::steady_clock::now();
   const bool under_load = warm_up == WarmUp::until_the_clock_settles;
@@ -30,21 +43,12 @@ Sampled Sampler::sample(const Timed& timed, WarmUp warm_up, const StoppingRule& 
   Sampled result;
   std::vector<Duration> launches;
   for (int run = 0;; ++run) {
-    gate_.close(timed.stream);
-    if (timed.before) timed.before();
-    const auto launched = std::chrono::steady_clock::now();
-    timed.launch();
-    const Duration launch = since(launched);
-    while (since(launched) < least_gate) {
-    }
-    gate_.open();
-    timed.end.synchronize();
+    const Taken taken = once(timed);
     if (run < few_runs || since(begun) < warming) continue;
     if (result.set.samples().empty()) warmed_up = std::chrono::steady_clock::now();
-    launches.push_back(launch);
-    const Sample sample{device::between(timed.begin, timed.end), gate_.clock_mhz()};
-    result.set.add(sample);
-    if (timed.took) timed.took(sample);
+    launches.push_back(taken.host_launch);
+    result.set.add(taken.sample);
+    if (timed.took) timed.took(taken.sample);
     const Verdict verdict = result.set.verdict(rule, since(warmed_up));
     const bool long_enough = !under_load || since(warmed_up) >= std::min(observing_load, rule.budget);
     if (verdict == Verdict::most_samples || (verdict != Verdict::go_on && long_enough)) break;

@@ -55,6 +55,12 @@ constexpr Duration observing_load{300'000'000};
 
 class Sampler {
  public:
+  /// One sample, and what `launch` took on the host. `took` is not told.
+  struct Taken {
+    Sample sample;
+    Duration host_launch;
+  };
+  Taken once(const Timed& timed);
   Sampled sample(const Timed& timed, WarmUp warm_up, const StoppingRule& rule);
   const device::ClockReader& clock() const { return clock_; }
   /// For whoever loads the GPU beside this.
