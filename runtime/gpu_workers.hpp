@@ -48,7 +48,8 @@ struct NcclOptions {
 };
 
 /// This process's worker, of copy x ranks + rank == rendezvous.rank(). Together with all others, and as slow
-/// as make_gpu_workers. The rendezvous outlives it, and belongs to the thread that runs the worker.
+/// as make_gpu_workers. Products that are chosen here are chosen alike on all ranks, and all ranks know them.
+/// The rendezvous outlives it, and belongs to the thread that runs the worker.
 std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& rendezvous,
                                          const NcclOptions& options = {});
 

@@ -1,3 +1,5 @@
+#include "runtime/bootstrap/agreement.hpp"
+#include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/cuda/gradient_kernels.hpp"
 #include "runtime/cuda/local_transport.hpp"
 #include "runtime/cuda/nccl_transport.hpp"
@@ -15,6 +17,8 @@
 #include <cstdlib>
 #include <future>
 #include <iterator>
+#include <map>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -41,12 +45,13 @@ struct Shared {
 
 class CudaWorker : public Worker {
  public:
-  CudaWorker(std::shared_ptr<Shared> shared, Rank rank, std::uint32_t copy, const device::GreenContext* share,
-             std::unique_ptr<Transport> transport)
+  CudaWorker(std::shared_ptr<Shared> shared, Rank rank, std::uint32_t copy,
+             std::unique_ptr<RankCompute> compute, std::unique_ptr<Transport> transport)
       : shared_(std::move(shared)),
         rank_(rank),
         copy_(copy),
-        compute_(shared_->plan, rank, share, shared_->algorithms),
+        owned_(std::move(compute)),
+        compute_(*owned_),
         transport_(std::move(transport)),
         posted_(compute_.program().messages),
         shared_pairs_(shared_pairs(shared_->plan)),
@@ -274,7 +279,8 @@ class CudaWorker : public Worker {
   std::shared_ptr<Shared> shared_;
   Rank rank_;
   std::uint32_t copy_;
-  RankCompute compute_;
+  std::unique_ptr<RankCompute> owned_;
+  RankCompute& compute_;
   std::unique_ptr<Transport> transport_;
   std::vector<const device::Event*> posted_;  // [message] behind what it was posted
   std::vector<SharedPair> shared_pairs_;
@@ -304,6 +310,30 @@ void initialise(std::span<const std::unique_ptr<CudaWorker>> workers) {
   for (std::future<void>& one : done) one.get();
 }
 
+// How one shape of product is computed is tried out, and two trials may end differently. Ranks that are to
+// compute what one does without a pipeline, and copies that are to stay equal, need one choice: rank 0 makes
+// its own, alone and undisturbed, and the others then choose what it has no use for. Where two of those
+// differ the lower rank's choice holds, and the other is made anew.
+std::unique_ptr<RankCompute> compute_alike(const TrainingPlan& plan, Rank rank,
+                                           const device::GreenContext* share, Rendezvous& rendezvous,
+                                           layers::ProductAlgorithms& algorithms) {
+  std::unique_ptr<RankCompute> compute;
+  const auto make = [&] {
+    compute.reset();  // its memory is needed
+    compute = std::make_unique<RankCompute>(plan, rank, share, algorithms);
+    device::synchronize();
+  };
+  for (const bool of_rank_0 : {true, false}) {
+    if ((rendezvous.rank() == 0) == of_rank_0) make();
+    const std::map<std::string, std::string> own = algorithms.to_text();
+    const std::map<std::string, std::string> all = agree(rendezvous, own);
+    algorithms = layers::ProductAlgorithms::from_text(all);
+    const auto differs = [&](const auto& choice) { return all.at(choice.first) != choice.second; };
+    if (compute && std::any_of(own.begin(), own.end(), differs)) make();
+  }
+  return compute;
+}
+
 }  // namespace
 
 }  // namespace cuda
@@ -324,7 +354,9 @@ std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan, 
   std::vector<std::unique_ptr<cuda::CudaWorker>> made;
   for (std::uint32_t copy = 0; copy < plan.schedule.data_parallel; ++copy) {
     for (std::uint32_t r = 0; r < ranks; ++r) {
-      made.push_back(std::make_unique<cuda::CudaWorker>(shared, Rank{r}, copy, &shared->shares[made.size()],
+      auto compute = std::make_unique<cuda::RankCompute>(shared->plan, Rank{r}, &shared->shares[made.size()],
+                                                         shared->algorithms);
+      made.push_back(std::make_unique<cuda::CudaWorker>(shared, Rank{r}, copy, std::move(compute),
                                                         shared->exchange->side(Rank{r}, copy)));
     }
   }
@@ -351,8 +383,10 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
   auto transport = std::make_unique<cuda::NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
                                                          options.channels, options.shared_threads, deadline,
                                                          shared_pairs(shared->plan));
-  auto worker = std::make_unique<cuda::CudaWorker>(shared, Rank{rendezvous.rank() % ranks},
-                                                   rendezvous.rank() / ranks, share, std::move(transport));
+  const Rank rank{rendezvous.rank() % ranks};
+  auto compute = cuda::compute_alike(shared->plan, rank, share, rendezvous, shared->algorithms);
+  auto worker = std::make_unique<cuda::CudaWorker>(shared, rank, rendezvous.rank() / ranks,
+                                                   std::move(compute), std::move(transport));
   worker->initialise();
   device::synchronize();
   if (options.algorithms) *options.algorithms = shared->algorithms.to_text();

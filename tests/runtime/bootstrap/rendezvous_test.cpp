@@ -1,11 +1,13 @@
 #include "runtime/bootstrap/rendezvous.hpp"
 
+#include "runtime/bootstrap/agreement.hpp"
 #include "schedules/ir/error.hpp"
 #include "tests/support/rank_threads.hpp"
 
 #include <array>
 #include <atomic>
 #include <future>
+#include <map>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -266,6 +268,16 @@ TEST(Rendezvous, ListsRanksShortly) {
   EXPECT_EQ(rank_list({2}), "2");
   EXPECT_EQ(rank_list({2, 3}), "2, 3");
   EXPECT_EQ(rank_list({1, 3, 4, 5, 9}), "1, 3 to 5, 9");
+}
+
+TEST(Agreement, EverybodyKnowsWhatAnybodyKnewAndTheLowerRankIsRight) {
+  const std::vector<std::map<std::string, std::string>> known{
+      {}, {{"a", "1"}, {"b", ""}}, {{"b", "2"}, {"c", "two words"}}, {{"a", "3"}, {"d", "4"}}};
+  const std::map<std::string, std::string> all{{"a", "1"}, {"b", ""}, {"c", "two words"}, {"d", "4"}};
+  const std::vector<std::string> errors = run(4, [&](Rendezvous& rendezvous) -> std::string {
+    return agree(rendezvous, known[rendezvous.rank()]) == all ? "" : "another";
+  });
+  for (const std::string& error : errors) EXPECT_EQ(error, "");
 }
 
 }  // namespace

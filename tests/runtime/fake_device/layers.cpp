@@ -8,9 +8,22 @@
 #include "runtime/layers/random.hpp"
 #include "runtime/reference/stage.hpp"
 #include "schedules/ir/error.hpp"
+#include "tests/runtime/fake_device/choices.hpp"
 #include "tests/runtime/fake_device/queue.hpp"
 
+#include <atomic>
 #include <cmath>
+
+namespace plumb::test {
+namespace {
+std::atomic<std::uint64_t> last_choice{0};
+std::atomic<bool> choices_differ{false};
+}  // namespace
+
+void let_choices_differ(bool differ) { choices_differ = differ; }
+std::uint64_t next_choice() { return choices_differ ? ++last_choice : 0; }
+
+}  // namespace plumb::test
 
 namespace plumb::cuda {
 
@@ -39,9 +52,6 @@ Lane::Lane(const device::Stream& stream, std::uint32_t multiprocessors)
     : stream_(stream), multiprocessors_(multiprocessors) {}
 Lane::~Lane() = default;
 
-std::map<std::string, std::string> ProductAlgorithms::to_text() const { return {}; }
-ProductAlgorithms ProductAlgorithms::from_text(const std::map<std::string, std::string>&) { return {}; }
-
 void convert(const Lane&, const Tensor&, const Tensor&) {
   PLUMB_CHECK(!"the fake device computes in float32");
 }
@@ -62,9 +72,16 @@ void adamw_step(const Lane& lane, const AdamW& a, std::uint64_t step, float grad
   });
 }
 
+// A stage has one product, and a last stage another. Which algorithm computes the latter can be seen in the
+// loss.
+std::uint64_t chosen(const ProductShape& shape, ProductAlgorithms& algorithms) {
+  if (!algorithms.find(shape)) algorithms.set(shape, {test::next_choice()});
+  return algorithms.find(shape)->front();
+}
+
 struct ModelStage::Implementation {
   Implementation(const ModelShape& model, const Layout& layout, plumb::Stage which,
-                 std::span<const Parameter> parameters)
+                 std::span<const Parameter> parameters, ProductAlgorithms& algorithms)
       : stage(model, layout, which),
         text(model.architecture == Architecture::transformer),
         first(which.value == 0),
@@ -81,6 +98,10 @@ struct ModelStage::Implementation {
     needs.gradients_kept = own.gradients_kept;
     needs.forward_scratch = needs.backward_input_scratch = Scratch::rounded(own.workspace);
     needs.backward_scratch = Scratch::rounded(own.workspace) + Scratch::rounded(own.gradients_kept);
+    ProductShape product{ProductForm::forward, DataType::fp32, tokens, hidden, hidden};
+    chosen(product, algorithms);
+    product.outputs = 1;
+    if (last) head_choice = chosen(product, algorithms);
   }
 
   reference::StageMemoryView view(const StageBuffers& b, Scratch scratch, Bytes workspace) const {
@@ -102,7 +123,7 @@ struct ModelStage::Implementation {
       if (last && text) data.targets = {static_cast<const std::int32_t*>(target.target), tokens};
       if (last && !text) data.target = {static_cast<const float*>(target.target), tokens * hidden};
       const double loss = stage.forward(weights, data, view(b, b.scratch, stage.needs().workspace));
-      if (last) *target.loss += static_cast<float>(loss);
+      if (last) *target.loss += static_cast<float>(loss + static_cast<double>(head_choice));
     });
     co_return;
   }
@@ -127,6 +148,7 @@ struct ModelStage::Implementation {
   reference::Stage<float> stage;
   bool text, first, last;
   std::uint64_t tokens, hidden;
+  std::uint64_t head_choice = 0;
   std::span<float> weights, gradients;
   StageNeeds needs;
 };
@@ -136,8 +158,8 @@ device::Stream pair_forward_stream(const device::GreenContext* share) {
 }
 
 ModelStage::ModelStage(const ModelShape& model, const Layout& layout, plumb::Stage stage,
-                       std::span<const Parameter> parameters, ProductAlgorithms&, const Lane&)
-    : implementation_(std::make_unique<Implementation>(model, layout, stage, parameters)) {}
+                       std::span<const Parameter> parameters, ProductAlgorithms& algorithms, const Lane&)
+    : implementation_(std::make_unique<Implementation>(model, layout, stage, parameters, algorithms)) {}
 ModelStage::~ModelStage() = default;
 const StageNeeds& ModelStage::needs() const { return implementation_->needs; }
 

@@ -6,10 +6,12 @@
 #include "schedules/generators/generator.hpp"
 #include "schedules/ir/error.hpp"
 #include "tests/runtime/cuda/team.hpp"
+#include "tests/runtime/fake_device/choices.hpp"
 #include "tests/support/rank_threads.hpp"
 
 #include <exception>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -99,6 +101,34 @@ TEST(NcclWorkers, StagesThatShareAMatrixAddUpItsGradients) {
     SCOPED_TRACE(name);
     expect_unpipelined(
         plan_for(schedule_of(name, 2, CommPlacement::per_op, 2), gpt2(64), 8, WeightType::fp32));
+  }
+}
+
+// Three copies on two ranks: the first ranks have a product that rank 0 has too, the last ones one more,
+// which rank 0 lacks. In one piece the loss is that of the choices that the pipeline made.
+TEST(NcclWorkers, ComputeAProductInOneWayHoweverTheirTrialsEnd) {
+  const TrainingPlan plan = plan_of("1f1b", 2, CommPlacement::per_op, 3);
+  std::vector<std::map<std::string, std::string>> choices(6);
+  std::vector<std::vector<std::pair<Microbatch, double>>> found(6);
+  let_choices_differ(true);
+  const std::vector<std::string> errors = run_ranks(6, [&](Rendezvous& rendezvous) -> std::string {
+    NcclOptions options;
+    options.algorithms = &choices[rendezvous.rank()];
+    Team team;
+    team.push_back(make_nccl_worker(plan, rendezvous, options));
+    load(team, plan);
+    one_step(team);
+    found[rendezvous.rank()] = team.front()->losses();
+    return "";
+  });
+  for (const std::string& error : errors) EXPECT_EQ(error, "");
+  EXPECT_EQ(choices[0].size(), 2);
+  for (const auto& own : choices) EXPECT_EQ(own, choices[0]);
+  const Unpipelined expected = run_unpipelined_on_gpu(plan, data_of(plan), 1, {0, &choices[0]});
+  let_choices_differ(false);
+  for (std::uint32_t copy = 0; copy < 3; ++copy) {
+    for (const auto& [microbatch, loss] : found[2 * copy + 1])
+      EXPECT_EQ(loss, expected.losses[copy * plan.schedule.microbatches + microbatch.value]);
   }
 }
 
