@@ -64,6 +64,35 @@ std::vector<Setting> settings(std::uint64_t hidden) {
           {"Llama, bf16", gpt(hidden), WeightType::bf16, 1e-5, true, 4}};
 }
 
+// What a table's time goes into.
+class Stopwatch {
+ public:
+  /// What is done from now on.
+  void doing(const char* what) {
+    const auto now = std::chrono::steady_clock::now();
+    seconds_[doing_] += std::chrono::duration<double>(now - since_).count();
+    doing_ = what;
+    since_ = now;
+  }
+  /// `12.1 s: workers 8.0, one piece 4.0, step 0.1`; and begins anew.
+  std::string lap() {
+    doing("the rest");
+    double all = 0;
+    std::string parts;
+    for (const auto& [what, seconds] : seconds_) {
+      all += seconds;
+      if (seconds >= 0.05) parts += fmt::format("{} {} {:.1f}", parts.empty() ? ":" : ",", what, seconds);
+    }
+    seconds_.clear();
+    return fmt::format("{:.1f} s{}", all, parts);
+  }
+
+ private:
+  std::map<std::string, double> seconds_;
+  std::string doing_ = "the rest";
+  std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
+};
+
 struct Cell {
   double difference = 0;
   double losses_differ = 0;  // 1 where a loss is not equal to the bit
@@ -136,20 +165,26 @@ bool table(const Setting& setting, const Threads& threads) {
   bool good = true;
   std::map<std::string_view, std::vector<Cell>> cells;
   for (std::uint32_t ranks = 2; ranks <= setting.most_ranks; ranks *= 2) {
-    const auto begin = std::chrono::steady_clock::now();
+    Stopwatch watch;
     std::map<std::pair<std::uint32_t, std::uint32_t>, Unpipelined> expected;  // stages, microbatches
     for (const Generator* family : generators()) {
       const TrainingPlan plan = plan_of(family->name, ranks, setting, threads.size.tokens);
       const std::pair key{plan.schedule.stages, plan.schedule.microbatches};
+      watch.doing("one piece");
       if (!expected.contains(key)) expected[key] = threads.whole(plan);
+      watch.doing("workers");
       Team team = threads.team(plan);
+      watch.doing("data");
       load(team, plan);
+      watch.doing("steps");
       step(team);
+      watch.doing("comparing");
       cells[family->name].push_back(compare_step(team, plan, expected.at(key)));
+      watch.doing("ending");
+      team.clear();
       good = good && cells[family->name].back().within(setting.bound);
     }
-    std::fprintf(stderr, "%s, %u ranks: %.1f s\n", setting.name, ranks,
-                 std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    std::fprintf(stderr, "%s, %u ranks: %s\n", setting.name, ranks, watch.lap().c_str());
   }
   std::printf("\n## %s\nBound: %.0e.\n\n", setting.name, setting.bound);
   std::string head = "| schedule |", line = "|---|";
@@ -198,6 +233,7 @@ int be_rank(const std::vector<Setting>& chosen) {
   std::map<std::string, std::string> algorithms;
   bool good = true;
   std::string page;
+  Stopwatch watch;
   for (const Setting& setting : chosen) {
     std::string row = fmt::format("| {} | {:.0e} |", setting.name, setting.bound);
     std::map<std::pair<std::uint32_t, std::uint32_t>, Unpipelined> expected;  // stages, microbatches
@@ -209,17 +245,23 @@ int be_rank(const std::vector<Setting>& chosen) {
       options.share = rendezvous.rank();
       options.algorithms = &algorithms;
       Team team;
+      watch.doing("workers");
       team.push_back(make_nccl_worker(plan, rendezvous, options));
+      watch.doing("data");
       load(team, plan);
+      watch.doing("steps");
       step(team);
+      watch.doing("one piece");
       const std::pair key{plan.schedule.stages, plan.schedule.microbatches};
       if (!expected.contains(key))
         expected[key] = run_unpipelined_on_gpu(plan, data_of(plan), 1, {rendezvous.ranks(), &algorithms});
+      watch.doing("comparing");
       const Cell cell = worst_of(rendezvous, compare_step(team, plan, expected.at(key)));
       good = good && cell.within(setting.bound);
       row += fmt::format(" {} |", to_text(cell, setting.bound));
+      watch.doing("ending");
     }
-    if (leads) std::fprintf(stderr, "%s\n", row.c_str());
+    if (leads) std::fprintf(stderr, "%s\n%s\n", row.c_str(), watch.lap().c_str());
     page += row + "\n";
   }
   if (!leads) return 0;
