@@ -3,8 +3,11 @@
 checkpoint is damaged, the disk is full, somebody presses Ctrl-C. Each ends within its deadline, says which rank and
 what it was at, and leaves no process and no torn file behind.
 
-usage: faults.py PLUMB [cpu|cuda]     cuda: through NCCL, four ranks on one GPU under an MPS of their own; fewer of
-                                      the cases, each going on from the checkpoint that the one before left
+usage: faults.py PLUMB [cpu|cuda] [unittest's arguments] [-- FLAGS]
+  cuda    through NCCL, four ranks on one GPU under an MPS of their own; fewer of the cases, each going on from the
+          checkpoint that the one before left
+  FLAGS   of plumb run, in every case: --shared-threads
+  -v      also when each job began to train, when and how it ended, and all that it said
 """
 import atexit
 import glob
@@ -21,6 +24,11 @@ import tempfile
 import time
 import unittest
 
+FLAGS = " ".join(sys.argv[sys.argv.index("--") + 1:]) if "--" in sys.argv else ""
+if FLAGS:
+    del sys.argv[sys.argv.index("--"):]
+VERBOSE = "-v" in sys.argv
+BEGIN = time.monotonic()
 PLUMB = os.path.abspath(sys.argv.pop(1))
 DEVICE = sys.argv.pop(1) if len(sys.argv) > 1 and sys.argv[1] in ("cpu", "cuda") else "cpu"
 GPU = DEVICE == "cuda"
@@ -28,14 +36,14 @@ RANKS = 4
 VICTIMS = (2,) if GPU else (2, 0)
 DEADLINE_S = 1.5 if not GPU else 6
 SLACK_S = 8 if not GPU else 20  # for a loaded machine, and for those that have to be killed
-LIMIT_S = 60
+LIMIT_S = 60 if not GPU else 30
 MANY = 1 << 30
 SHAPE = ("--model mlp --hidden 64 --ffn 128 --sequence 16" if not GPU else
          "--model mlp --hidden 256 --sequence 512")
 ON = "--device cpu" if not GPU else "--device cuda --transport nccl"
 OWN = "--processes" if not GPU else ""
 AT = r"(training step \d+|at step \d+, \d|step \d+, \d|ahead of its step|at the end of its step)"
-BASE = f"--schedule 1f1b --ranks {RANKS} --microbatches 8 {SHAPE} {ON} --deadline {DEADLINE_S}s"
+BASE = f"--schedule 1f1b --ranks {RANKS} --microbatches 8 {SHAPE} {ON} --deadline {DEADLINE_S}s {FLAGS}"
 
 
 def clean_environment(**more):
@@ -65,10 +73,22 @@ class Ended:
         return f"exit code {self.code} after {self.seconds:.1f} s\n{self.out}\n{self.err}"
 
 
+def tell(what):
+    if VERBOSE:
+        print(f"\n[{time.monotonic() - BEGIN:.1f} s] {what}", file=sys.stderr, flush=True)
+
+
 def ended(process):
     begin = time.monotonic()
-    out, err = process.communicate(timeout=LIMIT_S)
-    return Ended(process.returncode, out, err, time.monotonic() - begin)
+    try:
+        out, err = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()  # which ends its ranks
+        out, err = process.communicate()
+        raise AssertionError(f"it had not ended after {LIMIT_S} s\n{out}\n{err}") from None
+    done = Ended(process.returncode, out, err, time.monotonic() - begin)
+    tell(done)
+    return done
 
 
 def ranks_of(process):
@@ -158,6 +178,7 @@ class Faults(unittest.TestCase):
         wait_for(lambda: process.poll() is not None or self.newest() > before, "a checkpoint")
         if process.poll() is not None:
             self.fail(repr(ended(process)))
+        tell(f"it trains, and has written step {self.newest()}")
         ranks = ranks_of(process)
         self.assertEqual(sorted(ranks), list(range(RANKS)) if own or GPU else [])
         return process, ranks
@@ -267,7 +288,7 @@ class Faults(unittest.TestCase):
         self.assertIn("torchrun started 3", alone[0].err)
 
     def a_checkpoint(self):
-        if not GPU:
+        if self.newest() == 0:
             self.assertEqual(run(f"{BASE} {OWN} --steps 1 --checkpoint {self.checkpoints}").code, 0)
         return self.newest()
 
@@ -366,5 +387,22 @@ def load_tests(loader, tests, pattern):
     return unittest.TestSuite(map(Faults, ON_ONE_GPU)) if GPU else tests
 
 
+class AtOnce(unittest.TextTestResult):
+    """Says what failed when it fails: whoever ends the script early has seen it."""
+
+    def addFailure(self, test, err):
+        super().addFailure(test, err)
+        self.stream.writeln(self.failures[-1][1])
+
+    def addError(self, test, err):
+        super().addError(test, err)
+        self.stream.writeln(self.errors[-1][1])
+
+    def addSubTest(self, test, subtest, err):
+        super().addSubTest(test, subtest, err)
+        if err is not None:
+            self.stream.writeln(self._exc_info_to_string(err, subtest))
+
+
 if __name__ == "__main__":
-    unittest.main()
+    unittest.main(testRunner=unittest.TextTestRunner(resultclass=AtOnce, verbosity=2 if VERBOSE else 1))
