@@ -154,6 +154,18 @@ LinkFit pieces_through(const std::vector<Point>& points, const FitOptions& optio
   return fit;
 }
 
+// By how much the points lie above the fit.
+Duration median_excess(const LinkFit& fit, const std::vector<Point>& points) {
+  std::vector<std::int64_t> more;
+  for (const Point& p : points) {
+    const Bytes size{std::llround(p.x)};
+    more.push_back(std::max<std::int64_t>(0, std::llround(p.y) - duration_at(fit, size).duration.ns));
+  }
+  if (more.empty()) return {};
+  std::sort(more.begin(), more.end());
+  return {(more[(more.size() - 1) / 2] + more[more.size() / 2]) / 2};
+}
+
 std::vector<double> errors_held_out(const std::vector<Point>& all, const FitOptions& options) {
   std::vector<double> unseen;
   for (std::size_t k = 1; k + 1 < all.size(); ++k) {
@@ -173,9 +185,18 @@ std::vector<double> held_out_errors(std::span<const SizedDuration> points, const
 
 LinkFit fit_link(std::span<const SizedDuration> points, const FitOptions& options) {
   PLUMB_CHECK(!points.empty());
-  const std::vector<Point> all = one_a_size(points);
+  std::vector<Point> all = one_a_size(points);
+  const std::vector<Point> measured = all;
+  std::vector<Point> ragged;
+  std::erase_if(all, [&](const Point& p) {
+    if (!is_ragged({std::llround(p.x)})) return false;
+    ragged.push_back(p);
+    return true;
+  });
+  if (all.empty()) std::swap(all, ragged);
   LinkFit fit = pieces_through(all, options);
-  const std::vector<double> seen = residuals(fit, all);
+  fit.ragged = median_excess(fit, ragged);
+  const std::vector<double> seen = residuals(fit, measured);
   fit.worst_residual_ppm = worst_ppm(seen);
   fit.median_residual_ppm = median_ppm(seen);
   const std::vector<double> unseen = errors_held_out(all, options);
@@ -184,8 +205,8 @@ LinkFit fit_link(std::span<const SizedDuration> points, const FitOptions& option
   return fit;
 }
 
-FittedDuration duration_at(const LinkFit& fit, Bytes size) {
-  PLUMB_CHECK(!fit.knots.empty());
+namespace {
+FittedDuration along_the_knots(const LinkFit& fit, Bytes size) {
   const auto& knots = fit.knots;
   if (size < knots.front().size) return {knots.front().duration, true};
   if (size == knots.front().size) return {knots.front().duration, false};
@@ -201,6 +222,14 @@ FittedDuration duration_at(const LinkFit& fit, Bytes size) {
   const Point a{static_cast<double>((upper - 1)->size.count), static_cast<double>((upper - 1)->duration.ns)};
   const Point b{static_cast<double>(upper->size.count), static_cast<double>(upper->duration.ns)};
   return {{std::llround(line(a, b, static_cast<double>(size.count)))}, beyond};
+}
+}  // namespace
+
+FittedDuration duration_at(const LinkFit& fit, Bytes size) {
+  PLUMB_CHECK(!fit.knots.empty());
+  FittedDuration found = along_the_knots(fit, size);
+  if (is_ragged(size)) found.duration += fit.ragged;
+  return found;
 }
 
 Link link_at(const LinkFit& fit, Bytes size) {

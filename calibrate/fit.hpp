@@ -15,10 +15,17 @@ struct SizedDuration {
   bool operator==(const SizedDuration&) const = default;
 };
 
+/// Memory is copied by pages, and a copy of more than this that is no whole number of them in two pieces
+/// (measured on an H200: 2 us more, at any such size, at 4 MiB and a byte as at 64).
+constexpr Bytes page{4096};
+constexpr Bytes copied_in_one_piece{4 << 20};
+constexpr bool is_ragged(Bytes size) { return size > copied_in_one_piece && size.count % page.count != 0; }
+
 /// A latency-bandwidth function in pieces: straight from knot to knot. Sizes strictly increase, durations
 /// never decrease. What it says outside its knots is a guess and marked as one.
 struct LinkFit {
   std::vector<SizedDuration> knots;
+  Duration ragged;  // more for a ragged size; models' messages hardly ever are
   /// Of the points it was made of: the largest and the median |fit - measured| / measured, in millionths.
   std::uint32_t worst_residual_ppm = 0;
   std::uint32_t median_residual_ppm = 0;
@@ -36,7 +43,8 @@ struct FitOptions {
 
 /// The fit with the fewest pieces whose worst residual is within the tolerance, or with the most pieces
 /// allowed. The knots' places are the best there are (dynamic programming over the measured sizes, squared
-/// relative residuals), their heights a least-squares fit. Points in any order; several of one size count as
+/// relative residuals), their heights a least-squares fit. Ragged sizes only say how much more they take: the
+/// median, if there is any other size. Points in any order; several of one size count as
 /// their median. At least one point; with one size it is constant. Throws nothing.
 LinkFit fit_link(std::span<const SizedDuration> points, const FitOptions& options = {});
 

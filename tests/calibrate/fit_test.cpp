@@ -87,6 +87,27 @@ TEST(Fit, OneSizeIsAConstantBelowAndABandwidthAbove) {
   EXPECT_EQ(fit.worst_held_out_ppm, 0u);
 }
 
+// 1 us and a ns for 4 bytes, and beyond 4 MiB 2 us more for what is no whole number of 4,096 bytes.
+TEST(Fit, ARaggedSizeTakesAsMuchMoreAsThoseThatWereMeasured) {
+  const auto takes = [](std::int64_t bytes) {
+    return 1'000 + bytes / 4 + (bytes > 4 << 20 && bytes % 4096 != 0 ? 2'000 : 0);
+  };
+  std::vector<SizedDuration> points;
+  for (const std::int64_t bytes : {1 << 20, 4 << 20, (6 << 20) + 2048, 8 << 20, (24 << 20) + 2048, 32 << 20})
+    points.push_back({{bytes}, {takes(bytes)}});
+  const LinkFit fit = fit_link(points);
+  EXPECT_EQ(fit.knots.size(), 2u) << "ragged sizes make no piece of their own";
+  EXPECT_EQ(fit.ragged, Duration{2'000});
+  EXPECT_EQ(fit.worst_residual_ppm, 0u);
+  // 5 MiB are whole pages, 10,000,000 bytes are not; 3,000,000 are copied in one piece.
+  EXPECT_EQ(duration_at(fit, {5 << 20}).duration.ns, takes(5 << 20));
+  EXPECT_EQ(duration_at(fit, {10'000'000}).duration.ns, takes(10'000'000));
+  EXPECT_EQ(duration_at(fit, {3'000'000}).duration.ns, takes(3'000'000));
+  EXPECT_EQ(link_at(fit, {10'000'000}).latency.ns, 3'000);
+  // With nothing else to stand on they are sizes as any.
+  EXPECT_EQ(fit_link(std::vector<SizedDuration>{{{10'000'000}, {7'000}}}).knots.front().duration.ns, 7'000);
+}
+
 TEST(Fit, MoreBytesNeverTakeLessTime) {
   const std::vector<SizedDuration> points{{{1000}, {300}}, {{2000}, {200}}, {{4000}, {400}}, {{8000}, {390}}};
   const LinkFit fit = fit_link(points);

@@ -334,7 +334,9 @@ double draw_transfers(Svg& svg, const std::vector<TransferSeries>& all, double t
       constexpr int steps = 96;
       for (int step = 0; step <= steps; ++step) {
         const double bytes = std::pow(10.0, from + (to - from) * step / steps);
-        const auto ns = at_least_one(duration_at(fit, {std::llround(bytes)}).duration.ns);
+        const Bytes pages{std::llround(bytes / page.count) * page.count};
+        const Bytes size = pages > copied_in_one_piece ? pages : Bytes{std::llround(bytes)};
+        const auto ns = at_least_one(duration_at(fit, size).duration.ns);
         path += fmt::format("{}{:.1f} {:.1f}", step == 0 ? "M" : "L", x(bytes), y(ns));
       }
       svg.put("<path d=\"{}\" stroke=\"{}\" fill=\"none\" stroke-width=\"1.5\"/>\n", path, colour);
@@ -357,13 +359,16 @@ double draw_transfers(Svg& svg, const std::vector<TransferSeries>& all, double t
   return std::max(top + height + 40, legend + 20);
 }
 
+constexpr double cell_width = 116;  // `attention_backward` fits
+
 double draw_matrix(Svg& svg, const Matrix& matrix, double top) {
-  constexpr double left = 140, cell_width = 92, cell_height = 30;
+  constexpr double left = 160, cell_height = 30;
   svg.words(left, top - 30, "start", 14, ink, "How much longer work lasts: " + matrix.title);
   for (std::size_t column = 0; column < matrix.classes.size(); ++column) {
     svg.words(left + (static_cast<double>(column) + 0.5) * cell_width, top - 8, "middle", 11, quiet,
-              "beside " + matrix.classes[column]);
+              matrix.classes[column]);
   }
+  svg.words(left - 10, top - 8, "end", 11, quiet, "beside");
   for (std::size_t row = 0; row < matrix.classes.size(); ++row) {
     const double at = top + static_cast<double>(row) * cell_height;
     svg.words(left - 10, at + 20, "end", 12, ink, matrix.classes[row]);
@@ -371,18 +376,19 @@ double draw_matrix(Svg& svg, const Matrix& matrix, double top) {
       const auto cell = matrix.cells.find({matrix.classes[row], matrix.classes[column]});
       const double x = left + static_cast<double>(column) * cell_width;
       if (cell == matrix.cells.end()) {
-        svg.put("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"90\" height=\"28\" fill=\"none\" stroke=\"{}\"/>\n",
-                x, at, faint);
+        svg.put(
+            "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.0f}\" height=\"28\" fill=\"none\" stroke=\"{}\"/>\n",
+            x, at, cell_width - 2, faint);
         continue;
       }
       // White at 1, full colour at twice the time and beyond; dark text can be read on all of it.
       const double heat = std::clamp(slowdown_ppm(*cell->second) / 1e6 - 1, 0.0, 1.0);
       const auto fade = static_cast<int>(255 - 125 * heat);
       svg.put(
-          "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"90\" height=\"28\" fill=\"rgb(255,{},{})\" "
+          "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.0f}\" height=\"28\" fill=\"rgb(255,{},{})\" "
           "stroke=\"{}\"/>\n",
-          x, at, fade + static_cast<int>(40 * heat), fade, faint);
-      svg.words(x + 45, at + 19, "middle", 12, ink,
+          x, at, cell_width - 2, fade + static_cast<int>(40 * heat), fade, faint);
+      svg.words(x + cell_width / 2 - 1, at + 19, "middle", 12, ink,
                 factor(matrix, matrix.classes[row], matrix.classes[column]));
     }
   }
@@ -467,7 +473,7 @@ std::string calibration_svg(const Calibration& calibration) {
   if (!calibration.transfers.empty()) bottom = draw_transfers(body, calibration.transfers, bottom) + 30;
   double width = 1240;
   for (const Matrix& matrix : matrices(calibration)) {
-    width = std::max(width, 180.0 + 92.0 * static_cast<double>(matrix.classes.size()));
+    width = std::max(width, 200 + cell_width * static_cast<double>(matrix.classes.size()));
     bottom = draw_matrix(body, matrix, bottom + 30);
   }
   if (body.text().empty()) {
