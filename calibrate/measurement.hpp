@@ -1,6 +1,7 @@
 // One measured thing: what was computed or sent, in which setting, and what its samples came to.
 #pragma once
 #include "calibrate/fit.hpp"
+#include "calibrate/in_turns.hpp"
 #include "calibrate/statistics.hpp"
 #include "schedules/ir/units.hpp"
 
@@ -111,9 +112,12 @@ struct Slowdown {
   SlowdownKey key;
   Summary alone;
   Summary together;
+  /// Of samples taken in turns; the two summaries' medians are from other times, and so from other clocks.
+  std::optional<Ratio> in_turns = {};
   bool operator==(const Slowdown&) const = default;
 };
-/// together / alone, in millionths; at least 1,000,000, for nobody is sped up by company.
+/// together / alone, in millionths, by turns where they were taken; at least 1,000,000, for nobody is sped up
+/// by company.
 std::uint32_t slowdown_ppm(const Slowdown& slowdown);
 
 /// To the byte, of one microbatch on one device. The kind of `work` is `forward`.

@@ -156,8 +156,8 @@ std::string work_key_json(const WorkKey& work) {
 // LinkFit
 
 LinkFit read_fit(const JsonView& view) {
-  view.allow_keys(
-      {"knots", "worst_residual_ppm", "median_residual_ppm", "worst_held_out_ppm", "median_held_out_ppm"});
+  view.allow_keys({"knots", "ragged_ns", "worst_residual_ppm", "median_residual_ppm", "worst_held_out_ppm",
+                   "median_held_out_ppm"});
   LinkFit fit;
   const JsonView knots = view.required("knots");
   for (const JsonView& knot : knots.elements()) {
@@ -171,6 +171,7 @@ LinkFit read_fit(const JsonView& view) {
     fit.knots.push_back(point);
   }
   if (fit.knots.empty()) knots.fail("is empty");
+  if (const auto ragged = view.member("ragged_ns")) fit.ragged = ragged->duration_ns();
   const auto ppm = [&](const char* key) {
     const auto value = view.member(key);
     return value ? count(*value) : 0;
@@ -188,9 +189,11 @@ std::string fit_json(const LinkFit& fit) {
     out += fmt::format(R"({}{{"bytes":{},"duration_ns":{}}})", k > 0 ? "," : "", fit.knots[k].size.count,
                        fit.knots[k].duration.ns);
   }
+  out += "]";
+  if (fit.ragged > Duration{}) out += fmt::format(R"(,"ragged_ns":{})", fit.ragged.ns);
   return out +
          fmt::format(
-             R"(],"worst_residual_ppm":{},"median_residual_ppm":{},"worst_held_out_ppm":{},"median_held_out_ppm":{}}})",
+             R"(,"worst_residual_ppm":{},"median_residual_ppm":{},"worst_held_out_ppm":{},"median_held_out_ppm":{}}})",
              fit.worst_residual_ppm, fit.median_residual_ppm, fit.worst_held_out_ppm,
              fit.median_held_out_ppm);
 }
@@ -322,7 +325,8 @@ std::string to_json(const TransferSeries& series) {
 }
 
 Slowdown read_slowdown_measured(const JsonView& view) {
-  view.allow_keys({"class", "beside", "communication_sms", "setting", "alone", "together", "factor_ppm"});
+  view.allow_keys(
+      {"class", "beside", "communication_sms", "setting", "alone", "together", "in_turns", "factor_ppm"});
   Slowdown slowdown;
   slowdown.key.work_class = view.required("class").text();
   slowdown.key.beside = view.required("beside").text();
@@ -331,6 +335,11 @@ Slowdown read_slowdown_measured(const JsonView& view) {
   slowdown.key.setting = read_setting(view.required("setting"));
   slowdown.alone = read_summary(view.required("alone"));
   slowdown.together = read_summary(view.required("together"));
+  if (const auto turns = view.member("in_turns")) {
+    turns->allow_keys({"ratio_ppm", "low_ppm", "high_ppm"});
+    const auto ppm = [&](const char* key) { return turns->required(key).integer(1, std::int64_t{1} << 53); };
+    slowdown.in_turns = Ratio{ppm("ratio_ppm"), ppm("low_ppm"), ppm("high_ppm")};
+  }
   return slowdown;
 }
 
@@ -339,10 +348,15 @@ std::string to_json(const Slowdown& slowdown) {
                                 json_quoted(slowdown.key.beside));
   if (slowdown.key.communication_sms != 0)
     out += fmt::format(R"(,"communication_sms":{})", slowdown.key.communication_sms);
-  // The factor is there for readers; it follows from the two summaries and is not read back.
-  return out + fmt::format(R"(,"setting":{},"factor_ppm":{},"alone":{},"together":{}}})",
-                           setting_json(slowdown.key.setting), slowdown_ppm(slowdown),
-                           summary_json(slowdown.alone), summary_json(slowdown.together));
+  // The factor is there for readers; it follows from the rest and is not read back.
+  out += fmt::format(R"(,"setting":{},"factor_ppm":{})", setting_json(slowdown.key.setting),
+                     slowdown_ppm(slowdown));
+  if (slowdown.in_turns) {
+    out += fmt::format(R"(,"in_turns":{{"ratio_ppm":{},"low_ppm":{},"high_ppm":{}}})", slowdown.in_turns->ppm,
+                       slowdown.in_turns->low_ppm, slowdown.in_turns->high_ppm);
+  }
+  return out + fmt::format(R"(,"alone":{},"together":{}}})", summary_json(slowdown.alone),
+                           summary_json(slowdown.together));
 }
 
 MeasuredMemory read_measured_memory(const JsonView& view) {

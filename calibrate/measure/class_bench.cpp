@@ -1,11 +1,32 @@
 #include "calibrate/measure/class_bench.hpp"
 
+#include "calibrate/in_turns.hpp"
 #include "calibrate/measure/background.hpp"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <thread>
 #include <vector>
 
 namespace plumb::measure {
+namespace {
+
+constexpr double long_enough_ns = 1e6;  // for the clock to be read, and a launch's gap not to count
+
+Duration monotonic_now() {
+  return {std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count()};
+}
+
+// A device that fails begins nothing; whoever samples beside it is told.
+void wait_until(const std::atomic<bool>& begun) {
+  const Duration give_up = monotonic_now() + Duration{1'000'000'000};
+  while (!begun && monotonic_now() < give_up) std::this_thread::yield();
+}
+
+}  // namespace
 
 ClassBench::ClassBench(const CalibrationRequest& request, layers::ProductAlgorithms& algorithms,
                        RankStreams& streams)
@@ -23,14 +44,26 @@ Measurement ClassBench::time(const SlowdownTarget& target, const StoppingRule& r
   const layers::Lane& other = key.beside != "send_recv" ? streams_.beside_lane
                               : copies                  ? more_copies_lane_
                                                         : streams_.copy_lane;
-  const Alone& own = alone(key.work_class, rule, sampler);
-  const Alone& others = alone(key.beside, rule, sampler);
+  const double own_ns = once(key.work_class, rule, sampler);
+  const double other_ns = once(key.beside, rule, sampler);
   // Long enough to meet several of the other's pieces, wherever between two of them it begins.
-  const int times = static_cast<int>(std::clamp(4 * others.once_ns / own.once_ns, 4.0, 60.0));
-  const Background beside(other.stream(), [&] { beside_.launch(key.beside, other); });
-  const Sampled together =
-      run(lane, work_, key.work_class, times, WarmUp::until_the_clock_settles, rule, sampler);
-  return {Slowdown{key, own.each, one_of(together.set, times)}, together.set.samples()};
+  const int times = static_cast<int>(std::clamp(std::max(4 * other_ns, long_enough_ns) / own_ns, 4.0, 60.0));
+  const Timed timed = in_a_row(lane, key.work_class, times);
+  const std::array<std::function<Sample()>, 2> turns{[&] { return sampler.once(timed).sample; },
+                                                     [&] {
+                                                       std::atomic<bool> begun = false;
+                                                       const Background beside(other.stream(), [&] {
+                                                         beside_.launch(key.beside, other);
+                                                         begun = true;
+                                                       });
+                                                       wait_until(begun);
+                                                       return sampler.once(timed).sample;
+                                                     }};
+  const Rounds rounds = take_turns(
+      turns, {rule, sampler.load().settling(), std::min(observing_load, rule.budget)}, monotonic_now);
+  sampler.load().was_until_now();
+  return {Slowdown{key, one_of(rounds.of(0), times), one_of(rounds.of(1), times), rounds.ratio(1, 0)},
+          rounds.of(1).samples()};
 }
 
 const layers::Lane& ClassBench::copies_or_main(const std::string& work_class) const {
@@ -43,25 +76,30 @@ const ClassBench::Alone& ClassBench::alone(const std::string& work_class, const 
   const auto [found, is_new] = alone_.try_emplace(work_class);
   Alone& alone = found->second;
   if (!is_new) return alone;
-  constexpr double long_enough = 1e6;  // for the clock to be read, and a launch's gap not to count
-  const StoppingRule rough{1, 3, 3, rule.budget};
-  alone.once_ns = static_cast<double>(
-      run(lane, work_, work_class, 1, WarmUp::a_few_runs, rough, sampler).set.summary().median.ns);
-  const int times = static_cast<int>(std::clamp(long_enough / alone.once_ns, 4.0, 60.0));
-  alone.each =
-      one_of(run(lane, work_, work_class, times, WarmUp::until_the_clock_settles, rule, sampler).set, times);
+  alone.once_ns = once(work_class, rule, sampler);
+  const int times = static_cast<int>(std::clamp(long_enough_ns / alone.once_ns, 4.0, 60.0));
+  alone.each = one_of(
+      sampler.sample(in_a_row(lane, work_class, times), WarmUp::until_the_clock_settles, rule).set, times);
   return alone;
 }
 
-Sampled ClassBench::run(const layers::Lane& lane, const ClassWork& work, const std::string& what, int times,
-                        WarmUp warm_up, const StoppingRule& rule, Sampler& sampler) {
-  return sampler.sample({lane.stream(), begin_, end_,
-                         [&] {
-                           begin_.record(lane.stream());
-                           for (int i = 0; i < times; ++i) work.launch(what, lane);
-                           end_.record(lane.stream());
-                         }},
-                        warm_up, rule);
+double ClassBench::once(const std::string& work_class, const StoppingRule& rule, Sampler& sampler) {
+  const auto [found, is_new] = once_ns_.try_emplace(work_class);
+  if (is_new) {
+    const StoppingRule rough{1, 3, 3, rule.budget};
+    const Sampled sampled =
+        sampler.sample(in_a_row(copies_or_main(work_class), work_class, 1), WarmUp::a_few_runs, rough);
+    found->second = static_cast<double>(sampled.set.summary().median.ns);
+  }
+  return found->second;
+}
+
+Timed ClassBench::in_a_row(const layers::Lane& lane, const std::string& work_class, int times) const {
+  return {lane.stream(), begin_, end_, [this, &lane, work_class, times] {
+            begin_.record(lane.stream());
+            for (int i = 0; i < times; ++i) work_.launch(work_class, lane);
+            end_.record(lane.stream());
+          }};
 }
 
 Summary one_of(const SampleSet& samples, int times) {

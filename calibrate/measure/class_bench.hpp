@@ -31,19 +31,20 @@ class ClassBench {
   /// Measured when it is first asked for.
   const Alone& alone(const std::string& work_class, const StoppingRule& rule, Sampler& sampler);
 
-  /// Alone (each class once), then while the other class runs in another stream. `send_recv` is a copy here.
+  /// In turns alone and while the other class runs in another stream. `send_recv` is a copy here.
   Measurement time(const SlowdownTarget& target, const StoppingRule& rule, Sampler& sampler);
 
  private:
   const layers::Lane& copies_or_main(const std::string& work_class) const;
-  Sampled run(const layers::Lane& lane, const ClassWork& work, const std::string& what, int times,
-              WarmUp warm_up, const StoppingRule& rule, Sampler& sampler);
+  Timed in_a_row(const layers::Lane& lane, const std::string& work_class, int times) const;
+  double once(const std::string& work_class, const StoppingRule& rule, Sampler& sampler);
 
   RankStreams& streams_;
   ClassWork work_, beside_;
   device::Stream more_copies_;  // a second message has a stream of its own
   layers::Lane more_copies_lane_;
-  std::map<std::string, Alone> alone_;  // by class
+  std::map<std::string, double> once_ns_;  // by class, roughly
+  std::map<std::string, Alone> alone_;     // by class
   device::Event begin_{device::EventKind::timing}, end_{device::EventKind::timing};
 };
 

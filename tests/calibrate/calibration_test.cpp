@@ -110,6 +110,9 @@ Calibration measured() {
   }
   const SlowdownKey beside{"gemm", "send_recv", 4, {Share::whole_gpu, 0, 1, false}};
   add(calibration, {Slowdown{beside, summary(1'000), summary(1'150)}, {}});
+  const SlowdownKey back{"send_recv", "gemm", 4, {Share::whole_gpu, 0, 1, false}};
+  add(calibration,
+      {Slowdown{back, summary(1'000), summary(1'500), Ratio{1'000'000, 990'000, 1'010'000}}, {}});
   MeasuredMemory memory;
   memory.work = layer(WorkKind::forward, 0).work;
   memory.kept_by_forward = {83'886'080};
