@@ -123,7 +123,7 @@ void add_memory(Plan& plan, const CalibrationRequest& request) {
 }
 
 // From 1 KiB to 64 MiB, closer where the time begins to grow, and the size that this model sends: in 4 to 32
-// MiB what is copied outgrows the cache.
+// MiB what is copied outgrows the cache. Copies tell besides what is no whole number of pages from the rest.
 std::set<std::int64_t> message_sizes(const CalibrationRequest& request) {
   std::set<std::int64_t> sizes;
   for (std::int64_t bytes = 1 << 10; bytes < 1 << 20; bytes *= 4) sizes.insert(bytes);
@@ -131,6 +131,7 @@ std::set<std::int64_t> message_sizes(const CalibrationRequest& request) {
     sizes.insert(bytes);
     if (bytes >= 1 << 22 && bytes < 1 << 26) sizes.insert(bytes + bytes / 2);
   }
+  if (request.transport == "local") sizes.insert({(6 << 20) + 2048, (24 << 20) + 2048});
   const std::int64_t element = request.layout.numerics.weights == WeightType::fp32 ? 4 : 2;
   const auto tokens = static_cast<std::int64_t>(request.layout.tokens());
   const auto split = request.layout.parallelism.sequence_parallel ? request.layout.parallelism.tensor : 1;
@@ -159,7 +160,7 @@ void add_idle_messages(Plan& plan, const CalibrationRequest& request, const Meas
 }
 
 void add_slowdown(Plan& plan, const CalibrationRequest& request, const Measurer& measurer) {
-  constexpr std::array<std::string_view, 6> classes{"gemm",      "attention",  "memory",
+  constexpr std::array<std::string_view, 7> classes{"gemm",      "attention",  "attention_backward", "memory",
                                                     "send_recv", "all_to_all", "all_reduce"};
   // Copies inside one GPU have no multiprocessors of their own, and neither has what only computes; NCCL's
   // kernels do: as many as the runtime gives them, and some more.

@@ -129,4 +129,10 @@ WorkKey part_work(const Part& part, const ModelShape& model, const Layout& layou
   return {part.name, model_words(model), kind, shape.done(), data_type(layout)};
 }
 
+std::string_view class_of(PartClass part, WorkKind kind) {
+  if (part == PartClass::gemm) return "gemm";
+  if (part != PartClass::attention) return "memory";
+  return kind == WorkKind::forward ? "attention" : "attention_backward";
+}
+
 }  // namespace plumb

@@ -7,6 +7,7 @@
 #include "schedules/model/model_shape.hpp"
 
 #include <cstdint>
+#include <string_view>
 
 namespace plumb {
 
@@ -24,5 +25,10 @@ WorkKey layer_work(const ModelShape& model, const Layout& layout, std::uint64_t 
 /// One part on one device. Parts that are matrix products are `gemm` with m, n, k and count, whoever's they
 /// are.
 WorkKey part_work(const Part& part, const ModelShape& model, const Layout& layout, WorkKind kind);
+
+/// The class of a part's computation, for the mutual slowdown: `gemm`, `attention`, `attention_backward`,
+/// `memory`. Attention's backward is a kernel of another kind than its forward: its blocks fill a rank's
+/// multiprocessors to the last wave, the forward's leave some free.
+std::string_view class_of(PartClass part, WorkKind kind);
 
 }  // namespace plumb

@@ -183,6 +183,19 @@ bool is_measured(const Calibration& calibration, const char* figure) {
   return found != calibration.sources.end() && found->second == "measured";
 }
 
+// What was measured of one of our classes. Calibrations of before attention's backward was a class of its own
+// have it with its forward.
+std::optional<std::size_t> measured_class(const Calibration& calibration, const std::string& name) {
+  const auto place = [&](const std::string& wanted) -> std::optional<std::size_t> {
+    const auto& classes = calibration.classes;
+    const auto found = std::find(classes.begin(), classes.end(), wanted);
+    const auto at = static_cast<std::size_t>(found - classes.begin());
+    return at < calibration.slowdown_ppm.size() ? std::optional(at) : std::nullopt;
+  };
+  const auto own = place(name);
+  return own || name != "attention_backward" ? own : place("attention");
+}
+
 // The calibration's classes behind ours, and what it measured of how they slow each other. Its `compute` and
 // its communication speak for ours of that kind.
 void add_slowdown(CostModel& cost, const Calibration& calibration) {
@@ -193,15 +206,14 @@ void add_slowdown(CostModel& cost, const Calibration& calibration) {
   cost.slowdown_ppm.resize(cost.classes.size(), std::vector<std::uint32_t>(cost.classes.size(), none));
   const auto& measured = calibration.slowdown_ppm;
   for (std::size_t a = 0; a < measured.size(); ++a) {
-    for (std::size_t b = 0; b < measured.size(); ++b) {
-      cost.slowdown_ppm[ours + a][ours + b] = measured[a][b];
-      // Classes of one name are one class.
-      for (std::size_t x = 0; x < ours; ++x) {
-        for (std::size_t y = 0; y < ours; ++y) {
-          if (cost.classes[x] == calibration.classes[a] && cost.classes[y] == calibration.classes[b])
-            cost.slowdown_ppm[x][y] = measured[a][b];
-        }
-      }
+    for (std::size_t b = 0; b < measured.size(); ++b) cost.slowdown_ppm[ours + a][ours + b] = measured[a][b];
+  }
+  // Classes of one name are one class.
+  for (std::size_t x = 0; x < ours; ++x) {
+    const auto a = measured_class(calibration, cost.classes[x]);
+    for (std::size_t y = 0; a && y < ours; ++y) {
+      if (const auto b = measured_class(calibration, cost.classes[y]))
+        cost.slowdown_ppm[x][y] = measured[*a][*b];
     }
   }
 }

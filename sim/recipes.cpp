@@ -17,10 +17,11 @@ namespace {
 // In the order of estimated_classes().
 constexpr WorkClass gemm_class{0};
 constexpr WorkClass attention_class{1};
-constexpr WorkClass memory_class{2};
-constexpr WorkClass host_class{3};
-constexpr std::uint32_t first_collective = 4;
-constexpr std::uint32_t message_class = 8;
+constexpr WorkClass attention_backward_class{2};
+constexpr WorkClass memory_class{3};
+constexpr WorkClass host_class{4};
+constexpr std::uint32_t first_collective = 5;
+constexpr std::uint32_t message_class = 9;
 
 WorkClass class_of(PartClass kind) {
   switch (kind) {
@@ -91,9 +92,9 @@ void scale_to(std::vector<Segment>& segments, Duration measured) {
 }  // namespace
 
 const std::vector<std::string>& estimated_classes() {
-  static const std::vector<std::string> classes{"gemm",       "attention",  "memory",
-                                                "host",       "all_gather", "reduce_scatter",
-                                                "all_reduce", "all_to_all", "send_recv"};
+  static const std::vector<std::string> classes{
+      "gemm",       "attention",      "attention_backward", "memory",     "host",
+      "all_gather", "reduce_scatter", "all_reduce",         "all_to_all", "send_recv"};
   return classes;
 }
 
@@ -211,7 +212,8 @@ std::vector<Segment> Recipes::input_of(const Part& part) {
       return seconds;
     });
   } else if (part.part_class == PartClass::attention) {
-    compute(out, part, WorkKind::backward_input, attention_class, [&] { return attention_backward(part); });
+    compute(out, part, WorkKind::backward_input, attention_backward_class,
+            [&] { return attention_backward(part); });
   } else if (work.moved != Bytes{}) {
     compute(out, part, WorkKind::backward_input, memory_class,
             [&] { return time_.memory(work.moved, traffic_of(part)); });

@@ -34,11 +34,15 @@ ClassWork::ClassWork(const ModelShape& model, const Layout& layout, layers::Prod
                                    model.attention.key_value_heads,
                                    model.attention.head_dim};
   qkv_ = tensor(tokens, size.width(), lane);
+  d_qkv_ = tensor(tokens, size.width(), lane);
   o_ = tensor(tokens, size.heads * size.head_dim, lane);
+  d_o_ = tensor(tokens, size.heads * size.head_dim, lane);
   buffers_.emplace_back(Bytes{static_cast<std::int64_t>(4 * tokens * size.heads)});
   log_sum_exp_ = buffers_.back().as<float>();
   attention_.emplace(size, lane);
   scratch_ = device::Buffer(layers::Scratch::rounded(attention_->scratch()));
+  // What backward reads is a forward's.
+  launch("attention", lane);
 }
 
 Tensor ClassWork::tensor(std::uint64_t rows, std::uint64_t columns, const layers::Lane& lane) {
@@ -51,7 +55,7 @@ Tensor ClassWork::tensor(std::uint64_t rows, std::uint64_t columns, const layers
 
 bool ClassWork::has(const std::string& work_class) const {
   return work_class == "gemm" || work_class == "memory" || work_class == "send_recv" ||
-         (work_class == "attention" && attention_.has_value());
+         ((work_class == "attention" || work_class == "attention_backward") && attention_.has_value());
 }
 
 void ClassWork::launch(const std::string& work_class, const layers::Lane& lane) const {
@@ -62,6 +66,9 @@ void ClassWork::launch(const std::string& work_class, const layers::Lane& lane) 
     gated_ ? swiglu_forward(lane, up_, activated_) : gelu_forward(lane, up_, activated_);
   } else if (work_class == "attention") {
     attention_->forward(lane, layers::Scratch(scratch_.data(), scratch_.bytes()), qkv_, o_, log_sum_exp_);
+  } else if (work_class == "attention_backward") {
+    attention_->backward(lane, layers::Scratch(scratch_.data(), scratch_.bytes()), d_o_, qkv_, o_,
+                         log_sum_exp_, d_qkv_);
   } else {
     device::copy(lane.stream(), received_.data, message_.data,
                  static_cast<std::size_t>(message_.bytes().count));

@@ -17,7 +17,8 @@ class ClassWork {
  public:
   ClassWork(const ModelShape& model, const Layout& layout, layers::ProductAlgorithms& algorithms,
             const layers::Lane& lane);
-  /// Whether there is work of this class: `gemm`, `attention`, `memory` (the activation), `send_recv`.
+  /// Whether there is work of this class: `gemm`, `attention`, `attention_backward`, `memory` (the
+  /// activation), `send_recv`.
   bool has(const std::string& work_class) const;
   /// Queues it once; a message is copied in the lane's stream, whatever multiprocessors that one has.
   void launch(const std::string& work_class, const layers::Lane& lane) const;
@@ -28,7 +29,7 @@ class ClassWork {
   layers::DataType type_;
   bool gated_;
   std::vector<device::Buffer> buffers_;
-  layers::Tensor x_, w_, up_, activated_, qkv_, o_, message_, received_;
+  layers::Tensor x_, w_, up_, activated_, qkv_, d_qkv_, o_, d_o_, message_, received_;
   float* log_sum_exp_ = nullptr;
   std::optional<layers::Product> product_;
   std::optional<layers::Attention> attention_;

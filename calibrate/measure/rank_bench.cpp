@@ -27,10 +27,6 @@ WorkKey as_forward(WorkKey key) {
   return key;
 }
 
-std::string_view class_of(PartClass part) {
-  return part == PartClass::gemm ? "gemm" : part == PartClass::attention ? "attention" : "memory";
-}
-
 }  // namespace
 
 RankStreams::RankStreams(const device::GreenContext* share, std::uint32_t multiprocessors)
@@ -157,7 +153,7 @@ void RankBench::time_parts(StageRig& rig, const WorkTarget& target, const Stoppi
     TimedWork work;
     work.work = key;
     work.setting = target.setting;
-    work.work_class = class_of(place.part.part_class);
+    work.work_class = class_of(place.part.part_class, key.kind);
     // A residual sum is in the product before it: it takes nothing more.
     std::vector<Sample> samples{Sample{}};
     if (const SampleSet* timed = timer.samples(place.part.name)) samples = timed->samples();

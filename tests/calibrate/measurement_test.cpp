@@ -54,6 +54,11 @@ TEST(Measurement, NobodyIsSpedUpByCompany) {
   EXPECT_EQ(slowdown_ppm(slowdown), 1'234'000u);
   slowdown.together.median = {990};
   EXPECT_EQ(slowdown_ppm(slowdown), 1'000'000u);
+  // Turns know better than medians of two times.
+  slowdown.in_turns = Ratio{1'100'000, 1'090'000, 1'110'000};
+  EXPECT_EQ(slowdown_ppm(slowdown), 1'100'000u);
+  slowdown.in_turns = Ratio{999'000, 998'000, 1'001'000};
+  EXPECT_EQ(slowdown_ppm(slowdown), 1'000'000u);
 }
 
 TEST(Provenance, BoardsOfOneChipAreOneClass) {
@@ -91,6 +96,13 @@ TEST(Work, KeysHoldWhatMatters) {
             stage_work(mlp(), layout(), Stage{1}, WorkKind::forward).shape);
   EXPECT_EQ(stage_work(mlp(), layout(), Stage{1}, WorkKind::forward).shape.count("recompute"), 0u);
   EXPECT_EQ(stage_work(mlp(), layout(), Stage{1}, WorkKind::backward).shape.at("recompute"), 2);
+}
+
+TEST(Work, AttentionsBackwardIsAClassOfItsOwn) {
+  EXPECT_EQ(class_of(PartClass::attention, WorkKind::forward), "attention");
+  EXPECT_EQ(class_of(PartClass::attention, WorkKind::backward_input), "attention_backward");
+  EXPECT_EQ(class_of(PartClass::gemm, WorkKind::backward_input), "gemm");
+  EXPECT_EQ(class_of(PartClass::memory, WorkKind::backward_input), "memory");
 }
 
 TEST(Work, MatrixProductsAreKnownByTheirShapeAlone) {

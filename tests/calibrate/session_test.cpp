@@ -3,6 +3,7 @@
 #include "calibrate/lookup.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/json_document.hpp"
+#include "schedules/model/config.hpp"
 
 #include <algorithm>
 #include <map>
@@ -134,6 +135,58 @@ TEST(Session, PlansThePiecesOfLayersWithTheWorkTheyHave) {
   // Linear H -> 4H and 4H -> H over 4,096 tokens, three kinds of work each.
   EXPECT_EQ(products.size(), 6u);
   EXPECT_EQ(products.count("gemm backward_weight bf16 k=2048 m=4096 n=8192"), 1u);
+}
+
+// Forwards of a model's parts that are planned, by name; and how many products of all kinds.
+std::pair<std::set<std::string>, std::size_t> planned(const std::string& config) {
+  MadeUp device;
+  CalibrationRequest wanted;
+  wanted.model = parse_config(config, "config.json", "a model").shape;
+  wanted.ranks = wanted.layout.parallelism.pipeline = 2;
+  wanted.layout.sequence = 512;
+  wanted.layout.stages = even_stages(wanted.model, 2);
+  std::set<std::string> names;
+  std::set<WorkKey> products;
+  std::set<std::string> memory;
+  for (const Target& target : plan_targets(wanted, device)) {
+    if (const auto* one = std::get_if<MemoryTarget>(&target)) memory.insert(to_string(one->work));
+    const auto* work = std::get_if<WorkTarget>(&target);
+    if (work == nullptr) continue;
+    if (work->work.kind == WorkKind::forward) names.insert(work->work.name);
+    if (work->work.name == "gemm") products.insert(work->work);
+  }
+  EXPECT_EQ(memory.size(), 3u) << "a layer, a first stage and a last one";
+  return {names, products.size()};
+}
+
+// In the names of schedules/model. A product of each sort (the head is one) has three kinds.
+TEST(Session, PlansAllOfALlamaAQwen3AndAGpt2) {
+  const std::set<std::string> llama{"stage",      "layer",      "embedding",  "norm_1", "gemm",
+                                    "rope",       "attention",  "residual_1", "norm_2", "swiglu",
+                                    "residual_2", "final_norm", "loss"};
+  const auto found = planned(
+      R"({"model_type":"llama","hidden_size":256,"num_hidden_layers":4,"num_attention_heads":4,
+          "num_key_value_heads":2,"intermediate_size":1024,"vocab_size":1000})");
+  EXPECT_EQ(found.first, llama);
+  EXPECT_EQ(found.second, 15u) << "qkv, output, gate_up, down, head";
+
+  std::set<std::string> qwen = llama;
+  qwen.insert("qk_norm");
+  const auto of_qwen = planned(
+      R"({"model_type":"qwen3","hidden_size":256,"num_hidden_layers":4,"num_attention_heads":4,
+          "num_key_value_heads":2,"head_dim":128,"intermediate_size":1024,"vocab_size":1000,
+          "attention_bias":false,"tie_word_embeddings":true})");
+  EXPECT_EQ(of_qwen.first, qwen);
+  EXPECT_EQ(of_qwen.second, 15u);
+
+  std::set<std::string> gpt = llama;
+  gpt.erase("rope");
+  gpt.erase("swiglu");
+  gpt.insert("gelu");
+  const auto of_gpt = planned(
+      R"({"model_type":"gpt2","n_embd":256,"n_layer":4,"n_head":4,"n_positions":1024,"vocab_size":1000})");
+  EXPECT_EQ(of_gpt.first, gpt);
+  EXPECT_EQ(of_gpt.second, 15u) << "qkv, output, up, down, head";
 }
 
 // 8 ranks that share a GPU: a layer's five kinds with 2 and with 4 of them idle.

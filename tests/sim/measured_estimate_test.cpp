@@ -125,6 +125,49 @@ TEST(MeasuredEstimate, AMeasuredPartStandsInItsPlace) {
   EXPECT_EQ(with.stages[0].backward.recipe, without.stages[0].backward.recipe);
 }
 
+// A llama's layer, whose attention has 1.5 beside products, and its backward, where it was measured, 1.9.
+std::uint32_t attentions_backward_beside_products(bool measured) {
+  Calibration calibration;
+  calibration.provenance.gpu = "NVIDIA H200";
+  calibration.classes = {"gemm", "attention"};
+  calibration.slowdown_ppm = {{2'000'000, 1'300'000}, {1'500'000, 1'800'000}};
+  if (measured) {
+    calibration.classes.emplace_back("attention_backward");
+    calibration.slowdown_ppm = {{2'000'000, 1'300'000, 1'700'000},
+                                {1'500'000, 1'800'000, 1'600'000},
+                                {1'900'000, 1'600'000, 2'000'000}};
+  }
+  ShortForm form;
+  form.hidden = 256;
+  form.layers = 2;
+  form.heads = 4;
+  const ModelShape model = model_of(form);
+  Layout layout;
+  layout.sequence = 256;
+  layout.stages = even_stages(model, 1);
+  measure(calibration, layer_work(model, layout, 0, WorkKind::forward), 100'000);
+  const CostModel cost = estimate(calibration, device_description("h200"), model, layout);
+  const auto class_in = [&](const OpCost& op, const char* name) {
+    for (const Segment& segment : op.recipe) {
+      if (segment.name == name) return segment.work_class;
+    }
+    ADD_FAILURE() << name;
+    return WorkClass{};
+  };
+  const StageCost& stage = cost.stages[0];
+  EXPECT_EQ(cost.classes[class_in(stage.forward, "attention").value], "attention");
+  EXPECT_EQ(slowdown_ppm(cost, class_in(stage.forward, "attention"), class_in(stage.forward, "qkv")),
+            1'500'000u);
+  const WorkClass backward = class_in(stage.backward_input, "attention");
+  EXPECT_EQ(cost.classes[backward.value], "attention_backward");
+  return slowdown_ppm(cost, backward, class_in(stage.forward, "qkv"));
+}
+
+TEST(MeasuredEstimate, AttentionsBackwardHasAClassOfItsOwnAndInOldCalibrationsItsForwards) {
+  EXPECT_EQ(attentions_backward_beside_products(true), 1'900'000u);
+  EXPECT_EQ(attentions_backward_beside_products(false), 1'500'000u);
+}
+
 TEST(MeasuredEstimate, FullRecomputeRunsTheMeasuredForwardAgain) {
   Layout layout = layout_of(512);
   layout.stages[0].recompute = Recompute::full;

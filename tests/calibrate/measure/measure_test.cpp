@@ -99,8 +99,20 @@ CalibrationRequest small_request(std::uint32_t ranks) {
   return request;
 }
 
-TEST(LocalMeasurer, MeasuresEverythingThatItPlans) {
-  const CalibrationRequest request = small_request(2);
+CalibrationRequest small_request(std::uint32_t ranks, ShortForm::Kind kind) {
+  ShortForm form;
+  form.kind = kind;
+  form.hidden = 256;
+  form.layers = 4;
+  form.heads = 4;
+  form.vocab = 1024;
+  CalibrationRequest request = small_request(ranks);
+  request.model = model_of(form);
+  request.layout.stages = even_stages(request.model, ranks);
+  return request;
+}
+
+void measures_everything_that_it_plans(const CalibrationRequest& request) {
   const auto measurer = make_measurer(request);
   EXPECT_EQ(measurer->setting().of, 2U);
   EXPECT_TRUE(measurer->setting().others_busy);
@@ -131,6 +143,23 @@ TEST(LocalMeasurer, MeasuresEverythingThatItPlans) {
   EXPECT_TRUE(work && hop && slowdown && memory);
 }
 
+TEST(LocalMeasurer, MeasuresEverythingThatItPlans) { measures_everything_that_it_plans(small_request(2)); }
+
+TEST(LocalMeasurer, MeasuresEverythingOfAModelOfGpt2sKind) {
+  measures_everything_that_it_plans(small_request(2, ShortForm::Kind::gpt));
+}
+
+TEST(LocalMeasurer, MeasuresEverythingOfAModelWithNormsOfQueriesAndKeys) {
+  CalibrationRequest request = small_request(2);
+  request.model.attention.query_key_norm = true;
+  request.model.attention.key_value_heads = 2;
+  measures_everything_that_it_plans(request);
+}
+
+TEST(LocalMeasurer, MeasuresEverythingOfAnMlp) {
+  measures_everything_that_it_plans(small_request(2, ShortForm::Kind::mlp));
+}
+
 // An event between two kernels takes about a microsecond, of a layer that takes hundreds.
 TEST(LocalMeasurer, TheLayersPartsAddUpToIt) {
   CalibrationRequest request = small_request(1);
@@ -155,17 +184,20 @@ TEST(LocalMeasurer, TheLayersPartsAddUpToIt) {
 }
 
 TEST(LocalMeasurer, ItsMemoryIsWhatTheFormulasSay) {
-  const CalibrationRequest request = small_request(1);
-  const auto measurer = make_measurer(request);
-  const MemoryTarget target{stage_work(request.model, request.layout, Stage{0}, WorkKind::forward)};
-  ASSERT_TRUE(measurer->can_measure(target));
-  const auto memory = std::get<MeasuredMemory>(measurer->measure(target, {})[0].figures);
-  const StageBytes formula = stage_bytes(request.model, request.layout, Stage{0});
-  EXPECT_EQ(memory.weights, formula.weights);
-  EXPECT_EQ(memory.gradients, formula.gradients);
-  EXPECT_EQ(memory.kept_by_forward, formula.kept_by_forward);
-  EXPECT_EQ(memory.freed_by_backward_input, formula.freed_by_backward_input);
-  EXPECT_EQ(memory.added_by_backward_input, formula.added_by_backward_input);
+  for (const CalibrationRequest& request : {small_request(1), small_request(2, ShortForm::Kind::gpt)}) {
+    const auto measurer = make_measurer(request);
+    for (std::uint32_t s = 0; s < request.ranks; ++s) {
+      const MemoryTarget target{stage_work(request.model, request.layout, Stage{s}, WorkKind::forward)};
+      ASSERT_TRUE(measurer->can_measure(target));
+      const auto memory = std::get<MeasuredMemory>(measurer->measure(target, {})[0].figures);
+      const StageBytes formula = stage_bytes(request.model, request.layout, Stage{s});
+      EXPECT_EQ(memory.weights, formula.weights);
+      EXPECT_EQ(memory.gradients, formula.gradients);
+      EXPECT_EQ(memory.kept_by_forward, formula.kept_by_forward);
+      EXPECT_EQ(memory.freed_by_backward_input, formula.freed_by_backward_input);
+      EXPECT_EQ(memory.added_by_backward_input, formula.added_by_backward_input);
+    }
+  }
 }
 
 // Two ranks of one process cannot have NCCL between them on one GPU; one rank has it to itself.
