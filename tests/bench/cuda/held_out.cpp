@@ -1,9 +1,12 @@
 // Mixes and message sizes that a calibration never saw, predicted from it and measured.
 //   held_out CALIBRATION KIND HIDDEN HEADS SEQUENCE LAYERS RANKS [VOCABULARY] [messages]
-// KIND (mlp, llama, gpt), sizes and ranks are those of the calibration; at least three layers. Exits with 1
-// where a mix is off by more than 5 %, or more than a tenth of the message sizes by more than 10 %. What is
-// alone (-) is in the calibration and only shows what has changed since.
+// KIND (mlp, llama, gpt), sizes and ranks are those of the calibration; at least three layers. What is mixed
+// is timed alone and together in turns, so that all of it has one clock, and predicted from what it takes
+// alone by the calibration's slowdowns: exits with 1 where such a prediction is off by more than 5 %, or more
+// than a tenth of the message sizes by more than 10 %. Beside it stands what the calibration makes of the mix
+// without seeing its ops again, at the clock of its own measurement.
 #include "calibrate/calibration.hpp"
+#include "calibrate/in_turns.hpp"
 #include "calibrate/lookup.hpp"
 #include "calibrate/measure/background.hpp"
 #include "calibrate/measure/sampler.hpp"
@@ -23,10 +26,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -203,10 +209,14 @@ class Bench {
     layers_beside_copies();
     pieces_together();
     busy_.clear();
+    sum_up("by the ops alone", by_ops_);
+    sum_up("as calibrated", as_calibrated_);
   }
 
   /// Whether all predictions are within the limit.
-  bool good() const { return worst_ <= limit; }
+  bool good() const {
+    return std::all_of(by_ops_.begin(), by_ops_.end(), [](double off) { return std::abs(off) <= limit; });
+  }
 
  private:
   using Launch = std::function<void(const OpLane&)>;
@@ -215,44 +225,33 @@ class Bench {
                                                  WorkKind::backward_weight, WorkKind::backward};
 
   RankLanes& own() { return *ranks_.front(); }
-  /// An op of the layer as it was calibrated, or (with a clock) as long as it lasts at that one: matrix units
-  /// follow the multiprocessors' clock, memory does not.
-  OpCost op(WorkKind kind, std::uint32_t clock_mhz) const {
+  /// An op of the layer as it was calibrated.
+  OpCost op(WorkKind kind) const {
     const StageCost& stage = cost_.stages.at(middle.value);
-    OpCost cost = kind == WorkKind::forward           ? stage.forward
-                  : kind == WorkKind::backward_input  ? stage.backward_input
-                  : kind == WorkKind::backward_weight ? stage.backward_weight
-                                                      : stage.backward;
-    for (Segment& segment : cost.recipe)
-      segment = at_clock(segment, clock_of(stage_work(model_, layout_, middle, kind)), clock_mhz);
-    return cost;
+    return kind == WorkKind::forward           ? stage.forward
+           : kind == WorkKind::backward_input  ? stage.backward_input
+           : kind == WorkKind::backward_weight ? stage.backward_weight
+                                               : stage.backward;
   }
-  Segment at_clock(Segment segment, std::uint32_t from_mhz, std::uint32_t to_mhz) const {
-    if (from_mhz != 0 && to_mhz != 0 && cost_.classes.at(segment.work_class.value) != "memory")
-      segment.duration.ns = segment.duration.ns * from_mhz / to_mhz;
-    return segment;
-  }
-  /// At which the work was calibrated; 0: not known.
-  std::uint32_t clock_of(const WorkKey& work) const {
-    for (const TimedWork& one : calibration_.work) {
-      if (one.work == work && one.setting == main_setting(calibration_)) return one.time.sm_clock_mhz;
-    }
-    return 0;
+  /// As long, each segment alike.
+  static OpCost lasting(OpCost op, Duration whole) {
+    const auto ratio = static_cast<double>(whole.ns) / static_cast<double>(total(op).ns);
+    for (Segment& segment : op.recipe)
+      segment.duration.ns = std::llround(static_cast<double>(segment.duration.ns) * ratio);
+    return op;
   }
 
   /// Two ops of a layer on two streams of one share.
   void layers_together() {
     for (const WorkKind a : kinds) {
-      const auto first = [&, a](const OpLane&) { layer_rigs_[0]->launch(a); };
-      report(
-          "layer alone", words(a), "", [&](auto clock) { return total(op(a, clock)); }, time_alone(first),
-          false);
+      const Launch first = [&, a](const OpLane&) { layer_rigs_[0]->launch(a); };
       for (const WorkKind b : kinds) {
         if (b < a) continue;
-        report(
-            "two layers", words(a), words(b),
-            [&](auto clock) { return derive_pair(op(a, clock), op(b, clock), cost_).duration; },
-            time_both(first, [&, b](const OpLane&) { other_->launch(b); }));
+        // Alone the second is the first one's rig: an op takes as long in either.
+        two(
+            "two layers", words(a), words(b), op(a), op(b), first,
+            [&, b](const OpLane&) { other_->launch(b); },
+            [&, b](const OpLane&) { layer_rigs_[0]->launch(b); });
       }
     }
   }
@@ -260,21 +259,31 @@ class Bench {
   /// A layer while copies between ranks go on and on.
   void layers_beside_copies() {
     for (const std::int64_t size : {std::int64_t{4} << 20, std::int64_t{16} << 20}) {
-      const Background copying(own().copies, [&, size] {
-        device::copy(own().copies, to_.data(), from_.data(), static_cast<std::size_t>(size));
-      });
       for (const WorkKind a : kinds) {
-        const OpCost messages{
-            {{Lane::communication, total(op(a, 0)) * 4, cost_.message_class.value(), "messages", false}}, {}};
-        report(
-            "beside copies", words(a), std::to_string(size >> 20) + " MiB",
-            [&](auto clock) { return derive_pair(op(a, clock), messages, cost_).forward_end; },
-            time_alone([&, a](const OpLane&) { layer_rigs_[0]->launch(a); }));
+        const Timed timed = alone([&, a](const OpLane&) { layer_rigs_[0]->launch(a); });
+        const std::array<std::function<Sample()>, 2> turns{
+            [&] { return sampler_.once(timed).sample; },
+            [&] {
+              const Background copying(own().copies, [&, size] {
+                device::copy(own().copies, to_.data(), from_.data(), static_cast<std::size_t>(size));
+              });
+              return sampler_.once(timed).sample;
+            }};
+        const Rounds rounds = in_turns(turns);
+        const auto predicted = [&](const OpCost& cost) {
+          const OpCost messages{
+              {{Lane::communication, total(cost) * 4, cost_.message_class.value(), "messages", false}}, {}};
+          return derive_pair(cost, messages, cost_).forward_end;
+        };
+        const Duration together = rounds.of(1).summary().median;
+        const OpCost now = lasting(op(a), over(together, rounds.ratio(1, 0)));
+        report("beside copies", words(a), std::to_string(size >> 20) + " MiB", rounds.of(1).summary(),
+               predicted(now), predicted(op(a)));
       }
     }
   }
 
-  /// Single parts, once and three times in a row.
+  /// Single parts, once and four times in a row.
   void pieces_together() {
     const bool mlp = model_.architecture == Architecture::mlp;
     using Name = std::pair<const char*, WorkKind>;
@@ -291,26 +300,17 @@ class Bench {
     for (const auto& [a, b] : mixes) {
       const Pieces::Piece& first = piece(*pieces_, a.first, a.second);
       const Pieces::Piece& second = piece(*pieces_beside_, b.first, b.second);
-      for (const Pieces::Piece* piece : {&first, &second}) {
-        report(
-            "part alone", label(*piece), "", [&](auto clock) { return segment(*piece, clock).duration; },
-            time_alone(piece->launch), false);
-      }
       for (const int times : {1, 4}) {
         const auto repeated = [times](const Launch& launch) {
           return [times, &launch](const OpLane& lane) {
             for (int k = 0; k < times; ++k) launch(lane);
           };
         };
-        const std::size_t count = static_cast<std::size_t>(times);
-        report(
-            times == 1 ? "two parts" : "two parts x 4", label(first), label(second),
-            [&](auto clock) {
-              const OpCost x{std::vector<Segment>(count, segment(first, clock)), {}};
-              const OpCost y{std::vector<Segment>(count, segment(second, clock)), {}};
-              return derive_pair(x, y, cost_).duration;
-            },
-            time_both(repeated(first.launch), repeated(second.launch)));
+        const auto count = static_cast<std::size_t>(times);
+        two(times == 1 ? "two parts" : "two parts x 4", label(first), label(second),
+            {std::vector<Segment>(count, segment(first)), {}},
+            {std::vector<Segment>(count, segment(second)), {}}, repeated(first.launch),
+            repeated(second.launch), repeated(second.launch));
       }
     }
   }
@@ -324,20 +324,15 @@ class Bench {
   static std::string label(const Pieces::Piece& piece) {
     return piece.part + " " + std::string(words(piece.kind));
   }
-  /// As the calibration has it, or as long as it lasts at a clock.
-  Segment segment(const Pieces::Piece& piece, std::uint32_t clock_mhz) const {
+  /// As the calibration has it.
+  Segment segment(const Pieces::Piece& piece) const {
     for (const Part& part : stage_parts(model_, layout_, middle)) {
       if (part.name != piece.part) continue;
-      const WorkKey work = part_work(part, model_, layout_, piece.kind);
-      const auto found = find_duration(calibration_, work);
+      const auto found = find_duration(calibration_, part_work(part, model_, layout_, piece.kind));
       if (!found) break;
-      const std::string name = part.part_class == PartClass::gemm        ? "gemm"
-                               : part.part_class == PartClass::attention ? "attention"
-                                                                         : "memory";
+      const std::string_view name = class_of(part.part_class, piece.kind);
       const auto at = std::find(cost_.classes.begin(), cost_.classes.end(), name) - cost_.classes.begin();
-      return at_clock(
-          {Lane::compute, found->duration, WorkClass{static_cast<std::uint32_t>(at)}, part.name, false},
-          clock_of(work), clock_mhz);
+      return {Lane::compute, found->duration, WorkClass{static_cast<std::uint32_t>(at)}, part.name, false};
     }
     throw BadInput(piece.part, "the calibration does not hold it");
   }
@@ -351,53 +346,77 @@ class Bench {
       }));
     }
   }
-  Sampled time_alone(const Launch& a) {
-    return sampler_.sample({own().main, begin_, end_,
-                            [&] {
-                              begin_.record(own().main);
-                              a(own().main_lane);
-                              end_.record(own().main);
-                            }},
-                           WarmUp::until_the_clock_settles, rule_);
+  Timed alone(const Launch& a) const {
+    return {ranks_.front()->main, begin_, end_, [this, a] {
+              const RankLanes& own = *ranks_.front();
+              begin_.record(own.main);
+              a(own.main_lane);
+              end_.record(own.main);
+            }};
   }
-  Sampled time_both(const Launch& a, const Launch& b) {
-    return sampler_.sample({own().main, begin_, end_,
-                            [&] {
-                              begin_.record(own().main);
-                              own().beside.wait(begin_);
-                              a(own().main_lane);
-                              b(own().beside_lane);
-                              join_.record(own().beside);
-                              own().main.wait(join_);
-                              end_.record(own().main);
-                            }},
-                           WarmUp::until_the_clock_settles, rule_);
+  Timed both(const Launch& a, const Launch& b) const {
+    return {ranks_.front()->main, begin_, end_, [this, a, b] {
+              const RankLanes& own = *ranks_.front();
+              begin_.record(own.main);
+              own.beside.wait(begin_);
+              a(own.main_lane);
+              b(own.beside_lane);
+              join_.record(own.beside);
+              own.main.wait(join_);
+              end_.record(own.main);
+            }};
+  }
+  Rounds in_turns(std::span<const std::function<Sample()>> turns) {
+    const auto now = [] {
+      return Duration{std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count()};
+    };
+    Rounds rounds = take_turns(turns, {rule_, sampler_.load().settling(), rule_.budget}, now);
+    sampler_.load().was_until_now();
+    return rounds;
+  }
+  static Duration over(Duration whole, const Ratio& ratio) {
+    return {std::llround(1e6 * static_cast<double>(whole.ns) / static_cast<double>(ratio.ppm))};
   }
 
-  /// `predicted(clock)` is what lasts so long at that clock, or (0) at that of the calibration. Under its
-  /// power limit the card's clock swings by some percent from figure to figure, which no mix can be blamed
-  /// for: what counts is the prediction at the clock of the measurement.
-  template <class Predicted>
-  void report(const char* what, std::string_view a, std::string_view b, const Predicted& predicted,
-              const Sampled& sampled, bool counts = true) {
-    const Summary s = sampled.set.summary();
+  /// The first, the second, and both on two streams, in turns. `second_alone` runs in the main stream.
+  void two(const char* what, std::string_view a, std::string_view b, const OpCost& first_cost,
+           const OpCost& second_cost, const Launch& first, const Launch& second, const Launch& second_alone) {
+    const Timed one = alone(first), other = alone(second_alone), together = both(first, second);
+    const std::array<std::function<Sample()>, 3> turns{[&] { return sampler_.once(together).sample; },
+                                                       [&] { return sampler_.once(one).sample; },
+                                                       [&] { return sampler_.once(other).sample; }};
+    const Rounds rounds = in_turns(turns);
+    const Summary measured = rounds.of(0).summary();
+    const OpCost x = lasting(first_cost, over(measured.median, rounds.ratio(0, 1)));
+    const OpCost y = lasting(second_cost, over(measured.median, rounds.ratio(0, 2)));
+    report(what, a, b, measured, derive_pair(x, y, cost_).duration,
+           derive_pair(first_cost, second_cost, cost_).duration);
+  }
+
+  void report(const char* what, std::string_view a, std::string_view b, const Summary& measured,
+              Duration by_ops, Duration as_calibrated) {
     const auto off = [&](Duration one) {
-      return static_cast<double>(one.ns) / static_cast<double>(s.median.ns) - 1;
+      return static_cast<double>(one.ns) / static_cast<double>(measured.median.ns) - 1;
     };
-    const Duration as_calibrated = predicted(0U);
-    const Duration at_this_clock = predicted(s.sm_clock_mhz);
-    if (counts) worst_ = std::max(worst_, std::abs(off(at_this_clock)));
+    by_ops_.push_back(off(by_ops));
+    as_calibrated_.push_back(off(as_calibrated));
     std::printf(
-        "%-14s %-24s %-24s measured %9.1f us at %4u MHz, predicted %9.1f us %+6.1f %%, at that clock %9.1f "
-        "us "
-        "%+6.1f %% %s\n",
-        what, std::string(a).c_str(), std::string(b).c_str(), static_cast<double>(s.median.ns) / 1e3,
-        s.sm_clock_mhz, static_cast<double>(as_calibrated.ns) / 1e3, 100 * off(as_calibrated),
-        static_cast<double>(at_this_clock.ns) / 1e3, 100 * off(at_this_clock),
-        !counts                                 ? "-"
-        : std::abs(off(at_this_clock)) <= limit ? " "
-                                                : "!");
+        "%-14s %-24s %-24s measured %9.1f us (n %3u, %4u MHz), predicted by the ops alone %9.1f us %+6.1f %% "
+        "%s, as calibrated %9.1f us %+6.1f %%\n",
+        what, std::string(a).c_str(), std::string(b).c_str(), static_cast<double>(measured.median.ns) / 1e3,
+        measured.samples, measured.sm_clock_mhz, static_cast<double>(by_ops.ns) / 1e3, 100 * off(by_ops),
+        std::abs(off(by_ops)) <= limit ? " " : "!", static_cast<double>(as_calibrated.ns) / 1e3,
+        100 * off(as_calibrated));
     std::fflush(stdout);
+  }
+
+  static void sum_up(const char* what, std::vector<double> off) {
+    if (off.empty()) return;
+    std::sort(off.begin(), off.end(), [](double a, double b) { return std::abs(a) < std::abs(b); });
+    const auto within =
+        std::count_if(off.begin(), off.end(), [](double one) { return std::abs(one) <= limit; });
+    std::printf("%s: %zu mixes, within 5 %%: %td, median |.| %.1f %%, worst %+.1f %%\n", what, off.size(),
+                within, 100 * std::abs(off[off.size() / 2]), 100 * off.back());
   }
 
   static constexpr Stage middle{1};  // neither first nor last
@@ -416,38 +435,115 @@ class Bench {
   device::Event begin_{device::EventKind::timing}, end_{device::EventKind::timing};
   device::Event join_;
   Sampler sampler_;
-  StoppingRule rule_{0.005, 11, 2000, Duration{60'000'000}};
-  double worst_ = 0;
+  StoppingRule rule_{0.005, 7, 2000, Duration{200'000'000}};
+  std::vector<double> by_ops_, as_calibrated_;  // by mix: predicted / measured - 1
 };
 
-/// Sizes between those that the calibration has, by its fits.
-bool message_sizes(const CalibrationRequest& request, const Calibration& calibration) {
-  const auto measurer = make_measurer(request);
+struct Message {
+  Bytes size;
+  const char* of;  // whose it is; nothing: the fit may see it
+  SampleSet samples;
+  Duration median() const { return samples.summary().median; }
+};
+
+/// The sizes of a series; between each two of them one in whole pages; and messages of models, hidden sizes
+/// times tokens.
+std::vector<Message> messages_around(const TransferSeries& series) {
+  std::vector<Message> all;
+  const SizedSummary* before = nullptr;
+  for (const SizedSummary& point : series.points) {
+    all.push_back({point.size, nullptr, {}});
+    if (is_ragged(point.size)) continue;
+    if (before != nullptr) {
+      const double below = static_cast<double>(before->size.count);
+      const double above = static_cast<double>(point.size.count);
+      const std::int64_t page_size = above > 8192 ? page.count : 512;
+      all.push_back(
+          {{static_cast<std::int64_t>(std::sqrt(below * above)) / page_size * page_size}, "between", {}});
+    }
+    before = &point;
+  }
+  constexpr std::array<std::pair<int, int>, 16> models{{{768, 512},
+                                                        {768, 1024},
+                                                        {1600, 1024},
+                                                        {896, 2048},
+                                                        {2560, 1000},
+                                                        {2048, 2048},
+                                                        {5120, 1024},
+                                                        {3584, 2048},
+                                                        {5120, 2048},
+                                                        {4096, 3000},
+                                                        {6656, 2048},
+                                                        {7168, 4096},
+                                                        {1600, 1333},
+                                                        {3584, 1025},
+                                                        {5120, 2047},
+                                                        {6656, 3001}}};
+  for (const auto& [hidden, tokens] : models) {
+    const Bytes size{std::int64_t{2} * hidden * tokens};
+    all.push_back({size, is_ragged(size) ? "ragged" : "model", {}});
+  }
+  return all;
+}
+
+struct Within {
   int within = 0;
   int all = 0;
+  void add(double off) {
+    ++all;
+    within += std::abs(off) <= 0.1;
+  }
+};
+
+/// Sizes between those that the calibration has, by fits through what was measured in turns with them, and by
+/// the calibration's, which another process measured.
+bool message_sizes(const CalibrationRequest& request, const Calibration& calibration) {
+  const auto measurer = make_measurer(request);
+  std::map<std::string, std::array<Within, 2>> counts;  // by fits of here, of the calibration
   for (const TransferSeries& series : calibration.transfers) {
-    for (std::size_t k = 1; series.fit && k < series.points.size(); ++k) {
-      // The geometric mean of two neighbours, of whole pages as messages of models are: the rest of a page
-      // costs a copy of more than 4 MiB 2 us.
-      const double below = static_cast<double>(series.points[k - 1].size.count);
-      const double above = static_cast<double>(series.points[k].size.count);
-      const std::int64_t page = above > 8192 ? 4096 : 512;
-      const Bytes size{static_cast<std::int64_t>(std::sqrt(below * above)) / page * page};
-      const auto measured =
-          measurer->measure(TransferTarget{series.key, size}, {0.01, 11, 2000, Duration{60'000'000}});
-      const Duration median = std::get<Transfer>(measured[0].figures).point.time.median;
-      const Duration fitted = duration_at(*series.fit, size).duration;
-      const double off = static_cast<double>(fitted.ns) / static_cast<double>(median.ns) - 1;
-      ++all;
-      within += std::abs(off) <= 0.1;
-      std::printf("%-10s %9lld B fitted %9.2f us measured %9.2f us %+6.1f %%\n",
-                  std::string(words(series.key.kind)).c_str(), static_cast<long long>(size.count),
-                  static_cast<double>(fitted.ns) / 1e3, static_cast<double>(median.ns) / 1e3, 100 * off);
+    if (!series.fit || series.points.size() < 3) continue;
+    std::vector<Message> messages = messages_around(series);
+    constexpr int rounds = 3;
+    for (int round = 0; round < rounds; ++round) {
+      for (Message& message : messages) {
+        const auto measured = measurer->measure(TransferTarget{series.key, message.size},
+                                                {0.01, 5, 2000, Duration{20'000'000}});
+        for (const Sample& sample : measured[0].samples) message.samples.add(sample);
+      }
+    }
+    std::vector<SizedDuration> seen;
+    for (const Message& message : messages) {
+      if (message.of == nullptr) seen.push_back({message.size, message.median()});
+    }
+    const LinkFit fit = fit_link(seen);
+    const std::string kind(words(series.key.kind));
+    for (const Message& message : messages) {
+      const Duration median = message.median();
+      const auto off = [&](const LinkFit& by) {
+        return static_cast<double>(duration_at(by, message.size).duration.ns) /
+                   static_cast<double>(median.ns) -
+               1;
+      };
+      if (message.of != nullptr) {
+        for (const std::string& group : {kind + ", " + message.of, std::string("all")}) {
+          counts[group][0].add(off(fit));
+          counts[group][1].add(off(*series.fit));
+        }
+      }
+      std::printf(
+          "%-10s %-8s %9lld B measured %9.2f us (n %3zu), fit of here %+6.1f %%, calibration's %+6.1f %%\n",
+          kind.c_str(), message.of == nullptr ? "fitted" : message.of,
+          static_cast<long long>(message.size.count), static_cast<double>(median.ns) / 1e3,
+          message.samples.samples().size(), 100 * off(fit), 100 * off(*series.fit));
     }
     std::fflush(stdout);
   }
-  std::printf("held-out sizes: %d of %d within 10 %%\n", within, all);
-  return within * 10 >= all * 9;
+  for (const auto& [group, both] : counts) {
+    std::printf("%s: within 10 %%: by fits of here %d of %d, by the calibration's %d of %d\n", group.c_str(),
+                both[0].within, both[0].all, both[1].within, both[1].all);
+  }
+  const Within& all = counts["all"][0];
+  return all.within * 10 >= all.all * 9;
 }
 
 }  // namespace
