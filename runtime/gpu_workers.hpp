@@ -5,6 +5,7 @@
 #include "runtime/worker.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -34,6 +35,19 @@ void require_gpu_workers();
 std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan,
                                                       const GpuOptions& options = {});
 
+/// NCCL's communicators, kept from one worker of a process to the next: making them takes seconds. It is used
+/// by one worker at a time and outlives it; after a worker has failed it is of no more use.
+class NcclSession {
+ public:
+  NcclSession() = default;
+  NcclSession(const NcclSession&) = delete;
+  NcclSession& operator=(const NcclSession&) = delete;
+  virtual ~NcclSession() = default;
+};
+
+/// Touches no device. Throws DeviceError where plumb was built without CUDA.
+std::unique_ptr<NcclSession> make_nccl_session();
+
 struct NcclOptions {
   std::uint32_t device = 0;  // of this machine
   /// Where several ranks have one GPU (under MPS): into how many shares it is cut, and which is this rank's.
@@ -45,6 +59,9 @@ struct NcclOptions {
   /// direction: for ranks that share a machine's cores.
   bool shared_threads = false;
   std::map<std::string, std::string>* algorithms = nullptr;  // as in GpuOptions
+  NcclSession* session = nullptr;                            // all processes have one, or none has
+  /// Told what is begun while a worker is made (`communicators`), for people who wait.
+  std::function<void(const std::string& what)> begins = nullptr;
 };
 
 /// This process's worker, of copy x ranks + rank == rendezvous.rank(). Together with all others, and as slow

@@ -18,6 +18,8 @@ void require_gpu_workers() { none(); }
 
 std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan&, const GpuOptions&) { none(); }
 
+std::unique_ptr<NcclSession> make_nccl_session() { none(); }
+
 std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan&, Rendezvous&, const NcclOptions&) { none(); }
 
 Unpipelined run_unpipelined_on_gpu(const TrainingPlan&, const TrainingData&, std::uint64_t, const GpuOptions&,

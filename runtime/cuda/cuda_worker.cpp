@@ -366,8 +366,14 @@ std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan, 
   return {std::move_iterator(made.begin()), std::move_iterator(made.end())};
 }
 
+std::unique_ptr<NcclSession> make_nccl_session() { return std::make_unique<cuda::NcclCommunicators>(); }
+
 std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& rendezvous,
                                          const NcclOptions& options) {
+  const auto begins = [&](const char* what) {
+    if (options.begins) options.begins(what);
+  };
+  begins("device");
   cuda::prepare_process();
   device::require_device();
   auto shared = std::make_shared<cuda::Shared>(plan, options.device);
@@ -380,13 +386,17 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
   }
   const std::uint32_t ranks = plan.schedule.ranks();
   const auto deadline = std::chrono::milliseconds(plan.deadline.ns / 1'000'000);
+  begins("communicators");
+  auto* const kept = static_cast<cuda::NcclCommunicators*>(options.session);
   auto transport = std::make_unique<cuda::NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
-                                                         options.channels, options.shared_threads, deadline,
-                                                         shared_pairs(shared->plan));
+                                                         kept, options.channels, options.shared_threads,
+                                                         deadline, shared_pairs(shared->plan));
+  begins("stages");
   const Rank rank{rendezvous.rank() % ranks};
   auto compute = cuda::compute_alike(shared->plan, rank, share, rendezvous, shared->algorithms);
   auto worker = std::make_unique<cuda::CudaWorker>(shared, rank, rendezvous.rank() / ranks,
                                                    std::move(compute), std::move(transport));
+  begins("weights");
   worker->initialise();
   device::synchronize();
   if (options.algorithms) *options.algorithms = shared->algorithms.to_text();

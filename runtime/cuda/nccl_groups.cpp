@@ -9,6 +9,24 @@ namespace {
 
 using Way = std::pair<std::uint32_t, std::uint32_t>;  // from, to
 
+bool share_a_rank(const Way& a, const Way& b) {
+  return a.first == b.first || a.first == b.second || a.second == b.first || a.second == b.second;
+}
+
+// Ways in rounds: those of a round share no rank, and each way is in the first round that has room for it.
+std::vector<std::vector<Way>> in_rounds(const std::vector<Way>& ways) {
+  std::vector<std::vector<Way>> rounds;
+  for (const Way& way : ways) {
+    const auto has_room = [&](const std::vector<Way>& taken) {
+      return std::none_of(taken.begin(), taken.end(), [&](const Way& one) { return share_a_rank(one, way); });
+    };
+    auto round = std::find_if(rounds.begin(), rounds.end(), has_room);
+    if (round == rounds.end()) round = rounds.emplace(rounds.end());
+    round->push_back(way);
+  }
+  return rounds;
+}
+
 // All ways between ranks of one pipeline that messages go.
 std::vector<Way> ways_of(const LoweredSchedule& schedule) {
   std::vector<Way> ways;
@@ -40,35 +58,28 @@ class Maker {
     return static_cast<std::uint32_t>(made_.groups.size() - 1);
   }
 
+  // Both workers of a group have to come to it: in rounds, all groups of a round are made at the same time.
   void one_for_each(const std::vector<Way>& ways, std::uint32_t copy) {
-    for (const Way& way : ways) {
-      const Way ends = in_copy(way, copy);
-      made_.of_messages[ends] = add({{ends.first, ends.second}});
+    for (const std::vector<Way>& round : in_rounds(ways)) {
+      for (const Way& way : round) {
+        const Way ends = in_copy(way, copy);
+        made_.of_messages[ends] = add({{ends.first, ends.second}});
+      }
     }
   }
   void one_for_all(const std::vector<Way>& ways, std::uint32_t copy) {
     const std::uint32_t group = add({pipeline(copy)});
     for (const Way& way : ways) made_.of_messages[in_copy(way, copy)] = group;
   }
-  // A worker is in one part of a split, so ways that have a rank in common come from different splits.
+  // A worker is in one part of a split, so a round of ways is what a split can be.
   void parts_of_one(const std::vector<Way>& ways, std::uint32_t copy) {
     const auto parent = static_cast<std::uint32_t>(made_.parents.size());
-    std::vector<std::vector<Way>> splits;
-    for (const Way& way : ways) {
-      const auto apart = [&](const Way& other) {
-        return other.first != way.first && other.first != way.second && other.second != way.first &&
-               other.second != way.second;
-      };
-      auto split = std::find_if(splits.begin(), splits.end(), [&](const std::vector<Way>& taken) {
-        return std::all_of(taken.begin(), taken.end(), apart);
-      });
-      if (split == splits.end()) split = splits.emplace(splits.end());
-      const Way ends = in_copy(way, copy);
-      made_.of_messages[ends] = add({{ends.first, ends.second},
-                                     parent,
-                                     static_cast<std::uint32_t>(split - splits.begin()),
-                                     static_cast<std::uint32_t>(split->size())});
-      split->push_back(way);
+    const std::vector<std::vector<Way>> splits = in_rounds(ways);
+    for (std::uint32_t split = 0; split < splits.size(); ++split) {
+      for (std::uint32_t part = 0; part < splits[split].size(); ++part) {
+        const Way ends = in_copy(splits[split][part], copy);
+        made_.of_messages[ends] = add({{ends.first, ends.second}, parent, split, part});
+      }
     }
     made_.parents.push_back({pipeline(copy), static_cast<std::uint32_t>(splits.size())});
   }

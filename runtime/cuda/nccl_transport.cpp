@@ -26,13 +26,15 @@ std::string to_bytes(std::span<const double> values) {
 }  // namespace
 
 NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
-                             std::uint32_t channels, bool shared_threads, std::chrono::milliseconds deadline,
-                             std::vector<SharedPair> shared)
+                             NcclCommunicators* kept, std::uint32_t channels, bool shared_threads,
+                             std::chrono::milliseconds deadline, std::vector<SharedPair> shared)
     : schedule_(schedule),
       rendezvous_(rendezvous),
       guard_(guard),
       rank_{rendezvous.rank() % schedule.ranks()},
       copy_(rendezvous.rank() / schedule.ranks()),
+      own_(kept ? nullptr : std::make_unique<NcclCommunicators>()),
+      communicators_(kept ? *kept : *own_),
       messages_(schedule.per_rank[rank_.value].messages.size()),
       shared_(std::move(shared)) {
   PLUMB_CHECK(rendezvous.ranks() == schedule.ranks() * schedule.data_parallel);
@@ -42,99 +44,19 @@ NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendez
 
 NcclTransport::~NcclTransport() = default;
 
-// Whoever is first in a parent, or in a group without one, makes its id.
-std::vector<device::CommunicatorId> NcclTransport::exchange_ids(const NcclGroups& plan) {
-  std::vector<std::uint32_t> makers;
-  for (const NcclGroups::Parent& parent : plan.parents) makers.push_back(parent.workers.front());
-  for (const NcclGroups::Group& group : plan.groups) {
-    if (group.parent == no_index) makers.push_back(group.workers.front());
-  }
-  std::string made;
-  for (const std::uint32_t maker : makers) {
-    if (maker != rendezvous_.rank()) continue;
-    const device::CommunicatorId id = device::make_communicator_id();
-    made.append(reinterpret_cast<const char*>(id.data()), id.size());
-  }
-  const std::vector<std::string> from_all = rendezvous_.gather(made);
-  std::string text;
-  if (rendezvous_.rank() == 0) {
-    std::vector<std::size_t> taken(from_all.size());
-    for (const std::uint32_t maker : makers) {
-      text += from_all[maker].substr(taken[maker], sizeof(device::CommunicatorId));
-      taken[maker] += sizeof(device::CommunicatorId);
-    }
-  }
-  text = rendezvous_.broadcast(text);
-  std::vector<device::CommunicatorId> ids(makers.size());
-  PLUMB_CHECK(text.size() == ids.size() * sizeof(device::CommunicatorId));
-  std::memcpy(ids.data(), text.data(), text.size());
-  return ids;
-}
-
-// [group of the plan] where it is among groups_, no_index where this worker is not in it.
-std::vector<std::uint32_t> NcclTransport::connect(const NcclGroups& plan, std::uint32_t channels,
-                                                  std::chrono::milliseconds deadline) {
-  const std::uint32_t self = rendezvous_.rank();
-  const std::vector<device::CommunicatorId> ids = exchange_ids(plan);
-  auto id = ids.begin();
-  const auto join = [&](const std::vector<std::uint32_t>& workers) -> std::optional<device::Communicator> {
-    const device::CommunicatorId& own = *id++;
-    const auto place = std::find(workers.begin(), workers.end(), self);
-    if (place == workers.end()) return std::nullopt;
-    return device::Communicator(own, static_cast<std::uint32_t>(workers.size()),
-                                static_cast<std::uint32_t>(place - workers.begin()), channels, deadline);
-  };
-  std::vector<std::uint32_t> own(plan.groups.size(), no_index);
-  const auto add = [&](std::uint32_t g, device::Communicator communicator) {
-    own[g] = static_cast<std::uint32_t>(groups_.size());
-    Group& group = *groups_.emplace_back(std::make_unique<Group>());
-    group.workers = plan.groups[g].workers;
-    group.communicator = std::move(communicator);
-  };
-
-  std::vector<std::uint32_t> joined;  // indices of parents_'s elements in the plan
-  for (std::uint32_t p = 0; p < plan.parents.size(); ++p) {
-    auto parent = join(plan.parents[p].workers);
-    if (!parent) continue;
-    parents_.push_back(std::move(*parent));
-    joined.push_back(p);
-  }
-  for (std::uint32_t g = 0; g < plan.groups.size(); ++g) {
-    if (plan.groups[g].parent != no_index) continue;
-    if (auto communicator = join(plan.groups[g].workers)) add(g, std::move(*communicator));
-  }
-  for (std::size_t i = 0; i < parents_.size(); ++i) {
-    for (std::uint32_t split = 0; split < plan.parents[joined[i]].splits; ++split) {
-      std::uint32_t mine = no_index;
-      std::uint32_t place = 0;
-      for (std::uint32_t g = 0; g < plan.groups.size(); ++g) {
-        const NcclGroups::Group& group = plan.groups[g];
-        const auto found = std::find(group.workers.begin(), group.workers.end(), self);
-        if (group.parent != joined[i] || group.split != split || found == group.workers.end()) continue;
-        mine = g;
-        place = static_cast<std::uint32_t>(found - group.workers.begin());
-      }
-      auto part =
-          parents_[i].split(mine == no_index ? std::nullopt : std::optional(plan.groups[mine].part), place);
-      if (part) add(mine, std::move(*part));
-    }
-  }
-  return own;
-}
-
 void NcclTransport::make_groups(std::uint32_t channels, bool shared_threads,
                                 std::chrono::milliseconds deadline) {
   const NcclGroups plan = nccl_groups(schedule_, shared_, shared_threads);
-  const std::vector<std::uint32_t> own = connect(plan, channels, deadline);
+  groups_ = communicators_.join(plan, rendezvous_, channels, deadline);
   for (const Message& message : schedule_.per_rank[rank_.value].messages) {
     const bool send = is_send(message.op.kind);
     const std::uint32_t self = worker_of(rank_);
     const std::uint32_t peer = worker_of(message.peer);
-    message_groups_.push_back(own[plan.of_messages.at(send ? std::pair{self, peer} : std::pair{peer, self})]);
+    message_groups_.push_back(plan.of_messages.at(send ? std::pair{self, peer} : std::pair{peer, self}));
   }
   const auto sum_of = [&](const std::vector<std::uint32_t>& workers) {
     const auto sum = plan.of_sums.find(workers);
-    return sum == plan.of_sums.end() ? no_index : own[sum->second];
+    return sum == plan.of_sums.end() || !groups_[sum->second] ? no_index : sum->second;
   };
   const auto owners = owners_of_sums(schedule_);
   for (const Step& step : schedule_.per_rank[rank_.value].steps) {
@@ -232,7 +154,7 @@ void NcclTransport::all_reduce(Waiting& waiting) {
   const std::uint32_t index = waiting.reduction->index;
   Span& span = reductions_[index];
   // A stage that nobody else holds is its own sum.
-  Group* group = reduction_groups_[index] == no_index ? nullptr : groups_[reduction_groups_[index]].get();
+  Group* group = reduction_groups_[index] == no_index ? nullptr : groups_[reduction_groups_[index]];
   const device::Stream& stream = group ? group->stream : base_stream_;
   stream.wait(*waiting.after);
   span.begin.record(stream);
@@ -248,7 +170,9 @@ void NcclTransport::wait_for(const device::Event& event, const std::string& what
     guard_.wait(
         [&] {
           if (event.happened()) return true;
-          for (const auto& group : groups_) group->communicator->check();
+          for (const Group* group : groups_) {
+            if (group) group->communicator->check();
+          }
           if (const auto why = rendezvous_.aborted())
             throw DeviceError(fmt::format("waiting for {}: {}", what, *why));
           return false;
@@ -315,10 +239,7 @@ void NcclTransport::give_up(const std::string& reason) noexcept {
   // itself.
   if (std::this_thread::get_id() != owner_ || lost_) return;
   lost_ = true;
-  for (const auto& group : groups_) {
-    if (group->communicator) group->communicator->abort();
-  }
-  for (device::Communicator& parent : parents_) parent.abort();
+  communicators_.abort();
   rendezvous_.abort(reason);
 }
 

@@ -1,10 +1,10 @@
 // Ranks in processes of their own, on one machine or many: messages through NCCL.
 #pragma once
 #include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/cuda/nccl_communicators.hpp"
 #include "runtime/cuda/nccl_groups.hpp"
 #include "runtime/cuda/step_guard.hpp"
 #include "runtime/cuda/transport.hpp"
-#include "runtime/device/communicator.hpp"
 #include "runtime/device/event.hpp"
 #include "runtime/device/stream.hpp"
 #include "runtime/shared_matrix.hpp"
@@ -12,7 +12,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -33,11 +32,12 @@ namespace plumb::cuda {
 /// tells the others through the rendezvous.
 class NcclTransport : public Transport {
  public:
-  /// All ranks of all copies together: copy x ranks + rank is the rank in the rendezvous. `channels`: at most
-  /// so many blocks of a kernel, taken from the computation beside it.
+  /// All ranks of all copies together: copy x ranks + rank is the rank in the rendezvous. `kept`: where
+  /// communicators stay when this is gone, if anywhere. `channels`: at most so many blocks of a kernel, taken
+  /// from the computation beside it.
   NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
-                std::uint32_t channels, bool shared_threads, std::chrono::milliseconds deadline,
-                std::vector<SharedPair> shared = {});
+                NcclCommunicators* kept, std::uint32_t channels, bool shared_threads,
+                std::chrono::milliseconds deadline, std::vector<SharedPair> shared = {});
   ~NcclTransport() override;
 
   void begin_step(std::span<const device::Stream* const> streams) override;
@@ -55,12 +55,7 @@ class NcclTransport : public Transport {
   void give_up(const std::string& reason) noexcept override;
 
  private:
-  /// A communicator of some workers and the stream of what it does.
-  struct Group {
-    std::vector<std::uint32_t> workers;
-    std::optional<device::Communicator> communicator;
-    device::Stream stream{device::Priority::high};
-  };
+  using Group = NcclCommunicators::Group;
   struct Span {
     device::Event begin{device::EventKind::timing};
     device::Event end{device::EventKind::timing};
@@ -72,9 +67,6 @@ class NcclTransport : public Transport {
   };
 
   void make_groups(std::uint32_t channels, bool shared_threads, std::chrono::milliseconds deadline);
-  std::vector<device::CommunicatorId> exchange_ids(const NcclGroups& plan);
-  std::vector<std::uint32_t> connect(const NcclGroups& plan, std::uint32_t channels,
-                                     std::chrono::milliseconds deadline);
   std::uint32_t worker_of(Rank rank) const { return copy_ * schedule_.ranks() + rank.value; }
   void launch_reductions(bool all, std::uint32_t step);
   void all_reduce(Waiting& waiting);
@@ -90,8 +82,9 @@ class NcclTransport : public Transport {
   StepGuard& guard_;
   Rank rank_;
   std::uint32_t copy_;
-  std::vector<device::Communicator> parents_;    // of groups that share threads; they go after these
-  std::vector<std::unique_ptr<Group>> groups_;   // that this worker is in, in the one order of all workers
+  std::unique_ptr<NcclCommunicators> own_;  // where nobody keeps them
+  NcclCommunicators& communicators_;
+  std::vector<Group*> groups_;                   // [group of the plan] nothing where this worker is not in it
   std::vector<std::uint32_t> message_groups_;    // [message]
   std::vector<Span> messages_;                   // [message]
   std::vector<std::uint32_t> reduction_groups_;  // [ReduceStep::index]

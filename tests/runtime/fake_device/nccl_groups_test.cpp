@@ -3,6 +3,7 @@
 #include "schedules/generators/generator.hpp"
 #include "schedules/ir/error.hpp"
 
+#include <algorithm>
 #include <optional>
 #include <set>
 #include <string>
@@ -32,6 +33,23 @@ TEST(NcclGroups, EachPairAndDirectionHasOneAndNoGradientsMeetIn1f1b) {
   EXPECT_THAT(workers, UnorderedElementsAre(Workers{0, 1}, Workers{1, 0}, Workers{1, 2}, Workers{2, 1}));
   EXPECT_TRUE(groups.parents.empty());
   EXPECT_TRUE(groups.of_sums.empty());
+}
+
+// A worker makes its groups one after another, each together with the other worker of it. 8 ranks in a row
+// have 14 ways; a rank between two others is in 4 of them, so 4 rounds are the fewest: a group's turn is one
+// behind the later of its workers' last ones.
+TEST(NcclGroups, AreMadeInFourRoundsHoweverManyRanksStandInARow) {
+  for (const char* name : {"1f1b", "dualpipe", "zb-v"}) {
+    const NcclGroups groups = nccl_groups(lowered(name, 8, CommPlacement::per_op), {}, false);
+    std::vector<int> turn(8);
+    for (const auto& [ends, group] : groups.of_messages) EXPECT_LT(group, 14U);
+    for (std::uint32_t g = 0; g < 14; ++g) {
+      const auto& workers = groups.groups.at(g).workers;
+      const int round = 1 + std::max(turn[workers[0]], turn[workers[1]]);
+      turn[workers[0]] = turn[workers[1]] = round;
+    }
+    EXPECT_EQ(*std::max_element(turn.begin(), turn.end()), 4) << name;
+  }
 }
 
 TEST(NcclGroups, WhatIsWaitedForTogetherIsOneOfThePipeline) {

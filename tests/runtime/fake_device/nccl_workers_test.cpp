@@ -91,6 +91,39 @@ TEST(NcclWorkers, WaysThatShareAThreadOfTheHostStayApart) {
   expect_unpipelined(plan_of("interleaved-1f1b", 3, CommPlacement::per_op, 2), options);
 }
 
+// Steps of other schedules one after another, as in a validation: ways, sums and batches come and go, and the
+// second time a schedule is there all its communicators are.
+TEST(NcclWorkers, FollowEachOtherInOneSession) {
+  std::mutex mutex;
+  for (const bool shared_threads : {false, true}) {
+    const std::vector<std::string> errors = run_ranks(4, [&](Rendezvous& rendezvous) -> std::string {
+      try {
+        const auto session = make_nccl_session();
+        NcclOptions options;
+        options.session = session.get();
+        options.shared_threads = shared_threads;
+        for (const char* name : {"1f1b", "dualpipe", "interleaved-1f1b", "zb-v", "dualpipe", "1f1b"}) {
+          for (const CommPlacement placement : {CommPlacement::per_op, CommPlacement::batched}) {
+            const TrainingPlan plan = plan_of(name, 4, placement);
+            Team team;
+            team.push_back(make_nccl_worker(plan, rendezvous, options));
+            load(team, plan);
+            one_step(team);
+            const Unpipelined expected = run_unpipelined_on_gpu(plan, data_of(plan), 1, {});
+            const GradientCheck check = compare(team, plan, expected.gradients);
+            const std::lock_guard lock(mutex);
+            EXPECT_LT(check.max_difference, 1e-13) << name << ' ' << check.worst_parameter;
+          }
+        }
+      } catch (const std::exception& error) {
+        return error.what();
+      }
+      return "";
+    });
+    for (const std::string& error : errors) EXPECT_EQ(error, "");
+  }
+}
+
 TEST(NcclWorkers, CopiesOfAPipelineSumTheirGradients) {
   expect_unpipelined(plan_of("dualpipe", 2, CommPlacement::per_op, 2));
   expect_unpipelined(plan_of("1f1b", 2, CommPlacement::batched, 2));
