@@ -7,7 +7,6 @@
 #include "runtime/gpu_workers.hpp"
 #include "runtime/record_exchange.hpp"
 #include "runtime/together.hpp"
-#include "runtime/train_step.hpp"
 #include "schedules/model/layer_costs.hpp"
 
 #include <algorithm>
@@ -104,8 +103,9 @@ Bytes peak_activations(Crew& crew) {
   return peak;
 }
 
-std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, const TrainingData& data,
-                                        std::uint32_t count, const WarmUp& warm_up) {
+std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, const MicrobatchData& data,
+                                        std::uint32_t count, const WarmUp& warm_up,
+                                        const std::function<void(const std::string&)>& begins) {
   using Clock = std::chrono::steady_clock;
   const auto since = [](Clock::time_point begin) {
     return Duration{std::chrono::nanoseconds(Clock::now() - begin).count()};
@@ -118,7 +118,14 @@ std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, co
       }
     });
   };
-  run_all(crew, [&](Worker& worker) { run_schedule(worker, data, 1); });
+  if (begins) begins("data");
+  run_all(crew, [&](Worker& worker) {
+    for (std::uint32_t m = 0; m < plan.schedule.microbatches; ++m) {
+      if (worker.needs(Microbatch{m})) worker.load(Microbatch{m}, data);
+    }
+  });
+  if (begins) begins("steps");
+  run_steps(1);
   // Every worker knows the messages of all stages, and all of those that it holds.
   std::vector<StageMemory> memory(crew.workers.front()->stage_memory().begin(),
                                   crew.workers.front()->stage_memory().end());

@@ -1,7 +1,6 @@
 // Steps of a schedule that really run, timed: the other half of a prediction.
 #pragma once
 #include "runtime/gpu_workers.hpp"
-#include "runtime/training_data.hpp"
 #include "runtime/worker.hpp"
 #include "sim/report.hpp"
 #include "tools/rank_processes.hpp"
@@ -9,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace plumb::tools {
@@ -57,9 +57,11 @@ struct WarmUp {
   Duration before_each{200'000'000};  // reading a record is such a pause
 };
 
-/// Loads the first step's data, and measures `count` steps, each right behind others as in training. By step
-/// time, shortest first; on ranks other than 0 of several processes, empty.
-std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, const TrainingData& data,
-                                        std::uint32_t count, const WarmUp& warm_up = {});
+/// Measures `count` steps, each right behind others as in training, with `data` for every microbatch: a step
+/// takes as long, and making other numbers for each would take longer than that. By step time, shortest
+/// first; on ranks other than 0 of several processes, empty. `begins` is told what is begun: `data`, `steps`.
+std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, const MicrobatchData& data,
+                                        std::uint32_t count, const WarmUp& warm_up = {},
+                                        const std::function<void(const std::string&)>& begins = {});
 
 }  // namespace plumb::tools

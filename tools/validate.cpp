@@ -1,13 +1,16 @@
 // plumb validate: the same steps predicted and measured, side by side.
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/executor_overhead.hpp"
+#include "runtime/training_data.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/liveness.hpp"
 #include "schedules/ir/schedule_file.hpp"
+#include "schedules/model/parameters.hpp"
 #include "sim/chrome_trace.hpp"
 #include "sim/estimate.hpp"
 #include "tools/command.hpp"
 #include "tools/measured_steps.hpp"
+#include "tools/origin.hpp"
 #include "tools/planner/shared_power.hpp"
 #include "tools/rank_processes.hpp"
 #include "tools/step_options.hpp"
@@ -18,10 +21,15 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <sstream>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ostream.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 namespace plumb::tools {
@@ -45,6 +53,7 @@ struct Options {
   std::string out;
   std::string measured;
   std::vector<std::string> summarize;
+  bool shared_threads = false;
   bool resume = false;
   bool json = false;
 };
@@ -88,6 +97,33 @@ Bytes predicted_activations(const LoweredSchedule& schedule, const CostModel& co
   return peak;
 }
 
+// How long each phase of a row took, up to the next one's begin.
+class Phases {
+ public:
+  void begin(const std::string& what) {
+    end();
+    phases_.emplace_back(what, Duration{});
+    begun_ = Clock::now();
+  }
+  void end() {
+    if (phases_.empty()) return;
+    phases_.back().second = {std::chrono::nanoseconds(Clock::now() - begun_).count()};
+    begun_ = Clock::now();
+  }
+  std::string text() const {
+    std::string text;
+    for (const auto& [what, took] : phases_)
+      text +=
+          fmt::format("{}{} {:.1f} s", text.empty() ? "" : ", ", what, static_cast<double>(took.ns) / 1e9);
+    return text;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  std::vector<std::pair<std::string, Duration>> phases_;
+  Clock::time_point begun_;
+};
+
 struct Validator {
   const Options& options;
   Console& console;
@@ -96,7 +132,9 @@ struct Validator {
   ModelConfig config;
   ModelOptions model;
   NcclOptions nccl;
-  Rendezvous* rendezvous = nullptr;  // with NCCL
+  std::unique_ptr<NcclSession> session;  // with NCCL, for all rows
+  Rendezvous* rendezvous = nullptr;      // where ranks are processes
+  std::optional<MicrobatchData> data;    // of every microbatch of every row
 
   bool leads() const { return rendezvous == nullptr || rendezvous->rank() == 0; }
   std::string transport() const { return options.device == "cpu" ? "threads" : options.transport; }
@@ -142,6 +180,7 @@ struct Validator {
     const std::optional<SharedPower> power =
         options.device == "cuda" ? shared_power(calibration) : std::nullopt;
     const ExecutionOptions execution = options.execution.load();
+    if (!leads()) return step;
     step.prediction = power ? predict_at_shared_power(schedule, cost, execution, *power, Detail::segments)
                             : predict(schedule, cost, execution);
     ValidationRow& row = step.row;
@@ -172,15 +211,22 @@ struct Validator {
     return both;
   }
 
+  const MicrobatchData& microbatch(const TrainingPlan& plan) {
+    if (!data) data = TrainingData::synthetic(plan.model, plan.layout, plan.seed).microbatch(1, 0);
+    return *data;
+  }
+
   // On ranks other than 0 only what a step needs of them.
-  ValidationRow row_of(const NamedShape& named, bool with_trace) {
+  ValidationRow row_of(const NamedShape& named, bool with_trace, Phases& phases) {
+    phases.begin("prediction");
     Expected step = expected(named);
     TrainingPlan plan;
     plan.schedule = step.schedule;
     plan.model = step.run.model;
     plan.layout = step.run.layout;
     plan.deadline = parse_duration(options.deadline, "--deadline");
-    const TrainingData data = TrainingData::synthetic(plan.model, plan.layout, plan.seed);
+    const auto begins = [&](const std::string& what) { phases.begin(what); };
+    nccl.begins = begins;
     const auto begun = std::chrono::steady_clock::now();
     Crew crew =
         make_crew(plan, options.device == "cpu" ? RunDevice::cpu : RunDevice::cuda,
@@ -189,10 +235,12 @@ struct Validator {
     row.preparing = {std::chrono::nanoseconds(std::chrono::steady_clock::now() - begun).count()};
     const Bytes peak = peak_activations(crew);
     // Processes take long to connect, and where one of them stands still this says how far they came.
-    if (rendezvous)
-      say(fmt::format("{}: prepared in {}, running", row.schedule, plumb::to_text(row.preparing)));
+    phases.end();
+    if (rendezvous) say(fmt::format("{}: prepared ({}), running", row.schedule, phases.text()));
     const std::vector<MeasuredStep> steps =
-        measure_steps(crew, plan, data, options.steps, options.device == "cpu" ? WarmUp{{}, {}} : WarmUp{});
+        measure_steps(crew, plan, microbatch(plan), options.steps,
+                      options.device == "cpu" ? WarmUp{{}, {}} : WarmUp{}, begins);
+    phases.end();
     if (steps.empty()) return {};
 
     const MeasuredStep& middle = steps[steps.size() / 2];
@@ -220,14 +268,14 @@ DeviceDescription measured_gpu(const Options& options, const Calibration& calibr
 }
 
 // For people who wait.
-std::string line_of(const ValidationRow& row) {
+std::string line_of(const ValidationRow& row, const Phases& phases) {
   const auto at_clock = [](std::uint32_t mhz) {
     return mhz ? fmt::format(" at {} MHz", mhz) : std::string();
   };
   return fmt::format("{}{}, predicted {}{}: {:+.2f} %{}", to_text(row.measured.step_time),
                      at_clock(row.measured.sm_clock_mhz), to_text(row.predicted.step_time),
                      at_clock(row.predicted.sm_clock_mhz), 100 * row.step_error(),
-                     row.preparing.ns > 0 ? fmt::format(" (prepared in {})", to_text(row.preparing)) : "");
+                     row.preparing.ns > 0 ? fmt::format(" ({})", phases.text()) : "");
 }
 
 // What was measured before, of one file or several.
@@ -246,34 +294,13 @@ int summarize(const Options& options, Console& console) {
   return 0;
 }
 
-// Where ranks are processes: as one of them, or, where nobody has started them, as the one who does; then
-// their exit code.
-std::optional<int> join_ranks(const Options& options, Validator& validator,
-                              std::unique_ptr<Rendezvous>& rendezvous) {
-  RankRequest request;
-  request.ranks = options.ranks * options.lowering.data_parallel;
-  request.device = options.device == "cpu" ? RunDevice::cpu : RunDevice::cuda;
-  request.transport = options.transport == "nccl" ? RunTransport::nccl : RunTransport::local;
-  const RankPlace place = place_ranks(request);
-  if (place.where == RankPlace::Where::process_each_to_start) return start_ranks(request, place);
-  if (place.where == RankPlace::Where::this_process && request.transport == RunTransport::local)
-    return std::nullopt;
-  const Duration deadline = parse_duration(options.deadline, "--deadline");
-  rendezvous =
-      std::make_unique<Rendezvous>(place.placement, std::chrono::milliseconds(deadline.ns / 1'000'000));
-  if (place.placement.ranks != request.ranks) {
-    throw BadInput("--ranks", fmt::format("is {}, but {} started {} processes", request.ranks,
-                                          place.placement.launcher, place.placement.ranks));
-  }
-  validator.rendezvous = rendezvous.get();
-  validator.nccl = gpu_of(place, true);
-  validator.nccl.algorithms = &validator.calibration.algorithms;
-  validator.say(fmt::format("{} processes have met", request.ranks));
-  return std::nullopt;
-}
+struct Request {
+  std::vector<NamedShape> shapes;  // to run, in this order
+  ModelOptions model;              // every schedule runs the same
+  double tolerance = 0;
+};
 
-int run(const Options& options, Console& console) {
-  if (!options.summarize.empty()) return summarize(options, console);
+Request request_of(const Options& options) {
   const auto require = [](bool given, const char* name) {
     if (!given) throw BadInput(name, "is required");
   };
@@ -281,34 +308,79 @@ int run(const Options& options, Console& console) {
   require(!options.schedules.empty(), "--schedules");
   require(options.ranks > 0, "--ranks");
   require(!options.microbatches.empty(), "--microbatches");
-  const double tolerance = parse_tolerance(options.tolerance);
+  Request request{{}, options.model, parse_tolerance(options.tolerance)};
   if (options.resume && options.out.empty()) throw BadInput("--resume", "needs --out FILE");
-  // All shapes are looked at before anything runs.
-  std::vector<NamedShape> shapes;
   std::uint32_t most_chunks = 1;
   for (const std::uint32_t microbatches : options.microbatches) {
     for (const std::string& name : options.schedules) {
-      shapes.push_back(parse_schedule_name(name, options.ranks, microbatches));
-      most_chunks = std::max(most_chunks, *shapes.back().shape.chunks);
+      request.shapes.push_back(parse_schedule_name(name, options.ranks, microbatches));
+      most_chunks = std::max(most_chunks, *request.shapes.back().shape.chunks);
     }
   }
-  // Every schedule runs the same model.
-  ModelOptions model = options.model;
-  model.default_mlp_layers(std::uint64_t{options.ranks} * most_chunks);
+  request.model.default_mlp_layers(std::uint64_t{options.ranks} * most_chunks);
+  return request;
+}
+
+Validator validator_of(const Options& options, const Request& request, Console& console) {
   Calibration calibration = load_calibration(options.calibration);
   DeviceDescription gpu = measured_gpu(options, calibration);
-  Validator validator{options, console, std::move(calibration), std::move(gpu), model.load(), model, {}};
-  validator.nccl.algorithms = &validator.calibration.algorithms;
+  return {options,
+          console,
+          std::move(calibration),
+          std::move(gpu),
+          request.model.load(),
+          request.model,
+          {},
+          nullptr,
+          nullptr,
+          std::nullopt};
+}
+
+// What every rank must have been given alike: otherwise they would wait for each other for ever, or a step be
+// predicted that nobody ran.
+std::vector<Given> given(const Validator& validator) {
+  const Options& options = validator.options;
+  const Origin origin = tools::origin();
+  const auto digest = [](const std::string& text) {
+    return fmt::format("{} bytes, digest {:016x}", text.size(), std::hash<std::string>{}(text));
+  };
+  std::ostringstream calibration;
+  write_calibration(calibration, validator.calibration);
+  const ModelShape& shape = validator.config.shape;
+  std::string parameters;
+  const Layout layout = validator.model.layout(shape, options.ranks, options.ranks);
+  for (const StageContent& stage : layout.stages) {
+    for (const ParameterSpec& parameter : stage_parameters(shape, stage))
+      parameters += fmt::format("{} {};", parameter.name, parameter.elements());
+  }
+  return {{"the version of plumb", origin.version + (origin.commit.empty() ? "" : " " + origin.commit)},
+          {"--schedules", fmt::format("{}", fmt::join(options.schedules, ","))},
+          {"--ranks", fmt::format("{}", options.ranks)},
+          {"--dp", fmt::format("{}", options.lowering.data_parallel)},
+          {"--microbatches", fmt::format("{}", fmt::join(options.microbatches, ","))},
+          {"--comms", options.lowering.load().placement == CommPlacement::batched ? "batched" : "per-op"},
+          {"--shared-threads", options.shared_threads ? "given" : ""},
+          {"--model", shape.name},
+          {"the model's shape", digest(parameters)},
+          {"--sequence", fmt::format("{}", layout.sequence)},
+          {"--micro-batch-size", fmt::format("{}", layout.micro_batch_size)},
+          {"--dtype", options.device == "cpu" ? "fp32" : options.model.weights},
+          {"what --calibration holds", digest(calibration.str())},
+          {"--device", options.device},
+          {"--transport", options.transport},
+          {"--steps", fmt::format("{}", options.steps)}};
+}
+
+int validate(const Request& request, Validator& validator) {
+  const Options& options = validator.options;
+  Console& console = validator.console;
   std::vector<ValidationRow> before;
   if (!options.measured.empty()) before = validation_rows(read_input(options.measured), options.measured);
-  std::unique_ptr<Rendezvous> rendezvous;
-  if (before.empty()) {
-    if (const auto code = join_ranks(options, validator, rendezvous)) return *code;
-  }
   if (validator.leads()) print_warnings(console, validator.config);
   std::vector<ValidationRow> rows;
   if (options.resume && validator.leads() && std::filesystem::exists(options.out))
     rows = validation_rows(read_input(options.out), options.out);
+  const std::vector<NamedShape>& shapes = request.shapes;
   bool failed = false;
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     const std::string label =
@@ -319,12 +391,14 @@ int run(const Options& options, Console& console) {
       continue;
     }
     if (console.err_is_terminal && validator.leads()) fmt::print(console.err, "\r\033[K{}", label);
+    Phases phases;
     try {
-      rows.push_back(before.empty() ? validator.row_of(shapes[i], rows.empty() && !options.trace.empty())
-                                    : validator.again(shapes[i], before));
+      rows.push_back(before.empty()
+                         ? validator.row_of(shapes[i], rows.empty() && !options.trace.empty(), phases)
+                         : validator.again(shapes[i], before));
     } catch (const DeviceError& error) {
       // Processes that have lost one of them cannot go on together.
-      if (rendezvous) throw;
+      if (validator.rendezvous) throw;
       failed = true;
       validator.say(fmt::format("{} failed: {}", label, error.what()));
       continue;
@@ -332,16 +406,75 @@ int run(const Options& options, Console& console) {
     if (!validator.leads()) continue;
     if (!options.out.empty())
       write_output(console, options.out, [&](std::ostream& out) { out << to_json(rows); });
-    validator.say(fmt::format("{}: {}", label, line_of(rows.back())));
+    validator.say(fmt::format("{}: {}", label, line_of(rows.back(), phases)));
   }
   if (!validator.leads()) return 0;
   if (console.err_is_terminal) console.err << "\r\033[K";
   console.out << (options.json ? to_json(rows) : to_text(rows));
   const bool good = std::all_of(rows.begin(), rows.end(), [&](const ValidationRow& row) {
-    return std::abs(row.step_error()) <= tolerance;
+    return std::abs(row.step_error()) <= request.tolerance;
   });
   if (failed) throw DeviceError("a step failed; the others are above");
   return good ? 0 : 1;
+}
+
+// As one of several processes, all of which have met.
+int validate_together(const Options& options, Console& console, const RankPlace& place, std::uint32_t ranks,
+                      Rendezvous& rendezvous) {
+  const Request request = request_of(options);
+  Validator validator = validator_of(options, request, console);
+  validator.rendezvous = &rendezvous;
+  if (const std::string text = disagreement(rendezvous, given(validator)); !text.empty()) {
+    if (rendezvous.rank() == 0) throw BadInput("the ranks", text);
+    return 2;
+  }
+  if (place.placement.ranks != ranks) {
+    if (rendezvous.rank() != 0) return 2;
+    throw BadInput("--ranks", fmt::format("is {}, but {} started {} processes", ranks,
+                                          place.placement.launcher, place.placement.ranks));
+  }
+  if (options.device == "cuda") {
+    validator.nccl = gpu_of(place, true);
+    validator.nccl.shared_threads = options.shared_threads;
+    validator.session = make_nccl_session();
+    validator.nccl.session = validator.session.get();
+  }
+  validator.nccl.algorithms = &validator.calibration.algorithms;
+  validator.say(fmt::format("{} processes have met", ranks));
+  return validate(request, validator);
+}
+
+int run(const Options& options, Console& console) {
+  if (!options.summarize.empty()) return summarize(options, console);
+  RankRequest wanted;
+  wanted.ranks = options.ranks * options.lowering.data_parallel;
+  wanted.device = options.device == "cpu" ? RunDevice::cpu : RunDevice::cuda;
+  wanted.transport = options.transport == "nccl" ? RunTransport::nccl : RunTransport::local;
+  const bool runs = options.measured.empty();
+  if (runs && options.ranks > 0) {
+    const RankPlace place = place_ranks(wanted);
+    if (place.where == RankPlace::Where::process_each) {
+      // They meet before anything can go wrong in one of them alone.
+      const Duration deadline = parse_duration(options.deadline, "--deadline");
+      Rendezvous rendezvous(place.placement, std::chrono::milliseconds(deadline.ns / 1'000'000));
+      try {
+        return validate_together(options, console, place, wanted.ranks, rendezvous);
+      } catch (const std::exception& error) {
+        rendezvous.abort(error.what());
+        throw;
+      }
+    }
+  }
+  // Bad input is said once, and before a GPU is touched.
+  const Request request = request_of(options);
+  Validator validator = validator_of(options, request, console);
+  validator.nccl.algorithms = &validator.calibration.algorithms;
+  if (!runs) return validate(request, validator);
+  const RankPlace place = place_ranks(wanted);
+  if (place.where == RankPlace::Where::process_each_to_start) return start_ranks(wanted, place);
+  if (wanted.transport == RunTransport::local) return validate(request, validator);
+  Rendezvous alone(place.placement);
+  return validate_together(options, console, place, wanted.ranks, alone);
 }
 
 }  // namespace
@@ -380,6 +513,7 @@ Command validate_command(CLI::App& app) {
                    "local: all ranks in this process on one GPU; nccl: a process a rank")
       ->check(CLI::IsMember({"local", "nccl"}))
       ->capture_default_str();
+  command->add_flag("--shared-threads", options->shared_threads, "nccl: as in plumb run");
   command->add_option("--steps", options->steps, "Measured steps of each; the median counts")
       ->check(CLI::Range(1u, 1000u))
       ->capture_default_str();

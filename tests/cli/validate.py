@@ -8,6 +8,7 @@ so there the prediction, which comes from the model's formulas, has to be right 
 """
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,56 @@ class Validate(unittest.TestCase):
         done = self.on_cpu("--schedules", "1f1b", "--microbatches", 8, "--tolerance", "1000%", "--json")
         row = json.loads(done.stdout)["rows"][0]
         self.assertEqual(row["measured"]["peak_activation_bytes"], 4 * 4 * 9 * HIDDEN * TOKENS * 4)
+
+    def as_processes(self, *lines):
+        """A process for each line of arguments, as a launcher starts them: what each printed and how it ended."""
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            meet = one.getsockname()[1]
+        names = ("--device", "cpu", "--ranks", len(lines), "--model", "mlp", "--sequence", TOKENS, "--dtype", "fp32", "--steps",
+                 1, "--deadline", "20s", "--tolerance", "1000%", "--json")
+        started = []
+        for rank, line in enumerate(lines):
+            place = {"RANK": rank, "WORLD_SIZE": len(lines), "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": len(lines),
+                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": meet - 1}
+            started.append(subprocess.Popen([PLUMB, "validate", *map(str, (*names, *line))], stdout=subprocess.PIPE,
+                                            stderr=subprocess.PIPE, text=True,
+                                            env={**os.environ, **{k: str(v) for k, v in place.items()}}))
+        ended = [process.communicate(timeout=LIMIT_S) for process in started]
+        return [(process.returncode, out, err) for process, (out, err) in zip(started, ended)]
+
+    def test_processes_go_through_all_rows_together(self):
+        line = ("--calibration", self.file, "--schedules", "1f1b,dualpipe,1f1b", "--microbatches", 4, "--hidden", HIDDEN,
+                "--layers", 2)
+        (code, out, err), other = self.as_processes(line, line)
+        self.assertEqual((code, *other), (0, 0, "", ""), err)
+        rows = json.loads(out)["rows"]
+        self.assertEqual([row["schedule"] for row in rows], ["1f1b", "dualpipe"])  # the third is there already
+        for row in rows:
+            self.assertEqual(row["predicted"]["peak_activation_bytes"], row["measured"]["peak_activation_bytes"])
+        for phase in ("2 processes have met", "prediction", "data", "steps"):
+            self.assertIn(phase, err)
+
+    def test_ranks_that_were_given_different_things_are_named(self):
+        other = os.path.join(self.folder.name, "other.json")
+        with open(other, "w") as out:
+            json.dump({**calibration(), "name": "another"}, out)
+        line = ("--calibration", self.file, "--schedules", "1f1b", "--microbatches", 4, "--hidden", HIDDEN, "--layers", 3)
+        for changed, says in (({self.file: other}, "what --calibration holds must be the same on all ranks"),
+                              ({HIDDEN: 2 * HIDDEN}, "--model must be the same on all ranks"),
+                              ({"1f1b": "gpipe"}, "--schedules must be the same on all ranks, and is 1f1b on ranks 0, 1, gpipe on rank 2")):
+            with self.subTest(says=says):
+                done = self.as_processes(line, line, [changed.get(word, word) for word in line])
+                self.assertEqual([code for code, _, _ in done], [2, 2, 2], done)
+                self.assertIn(says, done[0][2])
+                self.assertEqual([err for _, _, err in done[1:]], ["", ""])
+
+    def test_a_rank_that_cannot_begin_says_why_to_all(self):
+        line = ("--calibration", self.file, "--schedules", "1f1b", "--microbatches", 4, "--hidden", HIDDEN, "--layers", 2)
+        done = self.as_processes(line, ["/nowhere.json" if word == self.file else word for word in line])
+        self.assertEqual([code for code, _, _ in done], [3, 2], done)
+        for _, _, err in done:
+            self.assertIn("/nowhere.json", err)
 
     def test_a_trace_holds_both(self):
         trace = os.path.join(self.folder.name, "trace.json")
