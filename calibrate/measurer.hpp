@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace plumb {
@@ -50,6 +51,18 @@ class Measurer {
   /// Warms up, then takes samples until the rule is satisfied. One entry a rank where ranks are told apart
   /// (then TimedWork::rank is set). Throws DeviceError.
   virtual std::vector<Measurement> measure(const Target& target, const StoppingRule& rule) = 0;
+  /// Whether two targets can be sampled in turns: then they meet the same clock, and differ by what they are.
+  /// Those that can with one of them can with each other.
+  virtual bool in_turns(const Target& /*a*/, const Target& /*b*/) const { return false; }
+  /// All of them, each two of which can be: what `measure` gives for each, in their order.
+  virtual std::vector<Measurement> measure_in_turns(const std::vector<Target>& targets,
+                                                    const StoppingRule& rule) {
+    std::vector<Measurement> all;
+    for (const Target& target : targets) {
+      for (Measurement& one : measure(target, rule)) all.push_back(std::move(one));
+    }
+    return all;
+  }
   /// Whether other things can still be measured when one has thrown: not where processes have to agree.
   virtual bool goes_on_after_failure() const { return false; }
 };

@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -212,6 +214,31 @@ std::vector<Target> missing_targets(const Calibration& calibration, const std::v
   return missing;
 }
 
+namespace {
+
+// What is measured at once: targets that can be sampled in turns stand where the first of them does.
+std::deque<std::vector<Target>> groups_of(const std::vector<Target>& targets, const Measurer& measurer) {
+  std::deque<std::vector<Target>> groups;
+  for (const Target& target : targets) {
+    const auto same = std::find_if(groups.begin(), groups.end(), [&](const std::vector<Target>& group) {
+      return measurer.in_turns(group.front(), target);
+    });
+    if (same == groups.end()) {
+      groups.push_back({target});
+    } else {
+      same->push_back(target);
+    }
+  }
+  return groups;
+}
+
+std::string name_of(const std::vector<Target>& group) {
+  const std::string first = to_string(group.front());
+  return group.size() == 1 ? first : fmt::format("{}, in turns with {} more", first, group.size() - 1);
+}
+
+}  // namespace
+
 bool measure_missing(Measurer& measurer, const std::vector<Target>& targets, const StoppingRule& rule,
                      Calibration& calibration, const SessionHooks& hooks) {
   const std::vector<Target> todo = missing_targets(calibration, targets);
@@ -220,33 +247,44 @@ bool measure_missing(Measurer& measurer, const std::vector<Target>& targets, con
   // Whatever ends this early leaves a whole document.
   derive_layer(calibration);
   const Duration begun = hooks.now();
-  std::ptrdiff_t failed = 0;  // so many of `missing`, the first ones
+  std::deque<std::vector<Target>> groups = groups_of(todo, measurer);
+  std::size_t tried = 0;  // of `todo`
+  bool complete = true;
   bool failed_before = false;
-  for (std::size_t k = 0; k < todo.size(); ++k) {
+  while (!groups.empty()) {
     if (hooks.interrupted()) return false;
+    const std::vector<Target> group = std::move(groups.front());
+    groups.pop_front();
     const Duration elapsed = hooks.now() - begun;
-    const auto left = static_cast<std::int64_t>(todo.size() - k);
-    const Duration each = k == 0 ? rule.budget : Duration{elapsed.ns / static_cast<std::int64_t>(k)};
-    hooks.progress(
-        {targets.size() - todo.size() + k, targets.size(), to_string(todo[k]), elapsed, each * left});
+    const Duration each = tried == 0 ? rule.budget : Duration{elapsed.ns / static_cast<std::int64_t>(tried)};
+    hooks.progress({targets.size() - todo.size() + tried, targets.size(), name_of(group), elapsed,
+                    each * static_cast<std::int64_t>(todo.size() - tried)});
     std::vector<Measurement> measured;
     try {
-      measured = measurer.measure(todo[k], rule);
+      measured =
+          group.size() == 1 ? measurer.measure(group.front(), rule) : measurer.measure_in_turns(group, rule);
     } catch (const DeviceError& error) {
       // What fails alone costs nothing else; where the next thing fails too, the device is gone.
       if (!measurer.goes_on_after_failure() || failed_before) throw;
+      if (group.size() > 1) {
+        // One by one they tell which it is.
+        for (auto target = group.rbegin(); target != group.rend(); ++target) groups.push_front({*target});
+        continue;
+      }
       failed_before = true;
-      ++failed;
-      if (hooks.failed) hooks.failed(to_string(todo[k]), error.what());
+      complete = false;
+      ++tried;
+      if (hooks.failed) hooks.failed(name_of(group), error.what());
       continue;
     }
     failed_before = false;
+    tried += group.size();
     for (const Measurement& one : measured) add(calibration, one);
-    calibration.missing.erase(calibration.missing.begin() + failed);
+    for (const Target& target : group) std::erase(calibration.missing, to_string(target));
     derive_layer(calibration);
     hooks.keep(calibration, measured);
   }
-  return failed == 0;
+  return complete;
 }
 
 std::string why_not_resume(const Provenance& begun, const Provenance& here) {

@@ -31,17 +31,19 @@ struct Progress {
 struct SessionHooks {
   std::function<Duration()> now;  // since any moment, monotonic
   std::function<void(const Progress&)> progress;
-  /// Called after each target with the calibration as it stands: what is to be written, and what was added.
+  /// Called after each target, or all that were sampled in turns, with the calibration as it stands: what is
+  /// to be written, and what was added.
   std::function<void(const Calibration&, const std::vector<Measurement>&)> keep;
   std::function<bool()> interrupted;
   /// Of a target that could not be measured, and why; may be nothing.
   std::function<void(const std::string& target, const std::string& why)> failed = {};
 };
 
-/// Measures what is missing, adds it, and keeps `calibration.missing` and the derived layer true, so that it
-/// can be written at any time. Whether everything was measured: not when interrupted. A measurer that goes on
-/// after a failure skips what fails, which stays missing; two failures one after the other, or any other
-/// DeviceError, end it and leave the calibration with what there was.
+/// Measures what is missing, what the measurer samples in turns at once, adds it, and keeps
+/// `calibration.missing` and the derived layer true, so that it can be written at any time. Whether
+/// everything was measured: not when interrupted. A measurer that goes on after a failure skips what fails,
+/// which stays missing (targets in turns are then measured one by one); two failures one after the other, or
+/// any other DeviceError, end it and leave the calibration with what there was.
 bool measure_missing(Measurer& measurer, const std::vector<Target>& targets, const StoppingRule& rule,
                      Calibration& calibration, const SessionHooks& hooks);
 

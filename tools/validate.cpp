@@ -5,6 +5,7 @@
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/liveness.hpp"
 #include "schedules/ir/schedule_file.hpp"
+#include "schedules/ir/timeline_file.hpp"
 #include "schedules/model/parameters.hpp"
 #include "sim/chrome_trace.hpp"
 #include "sim/estimate.hpp"
@@ -50,6 +51,7 @@ struct Options {
   std::string tolerance = "5%";
   std::string deadline = "60s";
   std::string trace;
+  std::string timelines;
   std::string out;
   std::string measured;
   std::vector<std::string> summarize;
@@ -249,6 +251,16 @@ struct Validator {
         write_chrome_trace(out, {{step.prediction.timeline, &step.prediction.memory, "predicted"},
                                  {middle.timeline, &middle.memory, "measured"}});
       });
+    }
+    if (!options.timelines.empty()) {
+      const std::string name = fmt::format("{}/{}-{}-{}ranks-{}mb", options.timelines, row.schedule,
+                                           row.chunks, row.ranks, row.microbatches);
+      const auto write = [&](const std::string& which, const Timeline& timeline) {
+        write_output(console, fmt::format("{}.{}.json", name, which),
+                     [&](std::ostream& out) { write_timeline(out, timeline); });
+      };
+      write("predicted", step.prediction.timeline);
+      for (std::size_t i = 0; i < steps.size(); ++i) write(fmt::format("{}", i), steps[i].timeline);
     }
     row.measured = figures_of(middle.report, peak);
     row.measured.sm_clock_mhz = middle.sm_clock_mhz;
@@ -528,6 +540,10 @@ Command validate_command(CLI::App& app) {
       ->add_option("--trace", options->trace,
                    "Write the first step, predicted and measured, as one Chrome trace")
       ->type_name("FILE");
+  command
+      ->add_option("--timelines", options->timelines,
+                   "Write there, for each step, the predicted timeline and those of the measured repetitions")
+      ->type_name("FOLDER");
   command->add_option("--out", options->out, "Write the rows there, as JSON, as soon as each is measured")
       ->type_name("FILE");
   command

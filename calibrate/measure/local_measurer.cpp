@@ -82,26 +82,48 @@ class LocalMeasurer final : public Measurer {
     return {std::visit([&](const auto& one) { return measure_one(one, rule); }, target)};
   }
 
+  bool in_turns(const Target& a, const Target& b) const override {
+    const auto* one = std::get_if<WorkTarget>(&a);
+    const auto* other = std::get_if<WorkTarget>(&b);
+    return one && other && one->setting == other->setting &&
+           company_of(one->work.kind) == company_of(other->work.kind);
+  }
+
+  std::vector<Measurement> measure_in_turns(const std::vector<Target>& targets,
+                                            const StoppingRule& rule) override {
+    std::vector<WorkTarget> work;
+    for (const Target& target : targets) work.push_back(std::get<WorkTarget>(target));
+    keep_company(work.front());
+    return ranks_.front()->time_in_turns(work, rule, sampler_.load());
+  }
+
  private:
-  /// From here on the ranks from `first` on compute forwards and backwards of a layer, and nobody else does.
-  /// A load that goes on from one figure to the next keeps the clock where it is.
-  void keep_busy(std::size_t first) {
+  /// From here on the ranks from `first` on compute a layer, and nobody else does. A load that goes on from
+  /// one figure to the next keeps the clock where it is.
+  void keep_busy(std::size_t first, Company company = Company::forwards_and_backwards) {
+    const auto stays = [&](std::size_t r) { return busy_[r] && r >= first && company == company_; };
     bool changed = false;
-    for (std::size_t r = 0; r < first; ++r) {
-      if (busy_[r]) busy_[r]->stop();
+    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      if (busy_[r] && !stays(r)) busy_[r]->stop();
     }
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
-      if ((r >= first) == busy_[r].has_value()) continue;
+      if (stays(r) || (!busy_[r] && r < first)) continue;
       changed = true;
       busy_[r].reset();
-      if (r >= first) busy_[r].emplace(ranks_[r]->busy());
+      if (r >= first) busy_[r].emplace(ranks_[r]->busy(company));
     }
+    company_ = company;
     if (changed) sampler_.load().changes();
   }
 
+  void keep_company(const WorkTarget& target) {
+    keep_busy(target.setting.others_busy ? 1 + target.setting.idle_others : ranks_.size(),
+              company_of(target.work.kind));
+  }
+
   Measurement measure_one(const WorkTarget& target, const StoppingRule& rule) {
-    keep_busy(target.setting.others_busy ? 1 + target.setting.idle_others : ranks_.size());
-    return ranks_.front()->time_work(target, rule, sampler_);
+    keep_company(target);
+    return ranks_.front()->time_work(target, rule, sampler_.load());
   }
 
   Measurement measure_one(const TransferTarget& target, const StoppingRule& rule) {
@@ -191,7 +213,8 @@ class LocalMeasurer final : public Measurer {
   device::Event begin_{device::EventKind::timing}, end_{device::EventKind::timing};
   device::Event arrived_;
   Sampler sampler_;
-  std::vector<std::optional<Background>> busy_;  // [rank]
+  std::vector<std::optional<Background>> busy_;        // [rank]
+  Company company_ = Company::forwards_and_backwards;  // of those that are
 };
 
 }  // namespace

@@ -182,7 +182,7 @@ class NcclMeasurer final : public Measurer {
     rank_->keep_busy(!idle && !takes_part && target.setting.others_busy);
     if (target.setting.idle_others != idle_others_) sampler_.load().changes();
     idle_others_ = target.setting.idle_others;
-    if (takes_part) measured.push_back(bench_->time_work(target, rule, sampler_));
+    if (takes_part) measured.push_back(bench_->time_work(target, rule, sampler_.load()));
     rank_->keep_busy(!idle && target.setting.others_busy);
     rendezvous_.barrier();
     sampler_.load().was_until_now();

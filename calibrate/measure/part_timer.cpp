@@ -7,32 +7,36 @@ namespace plumb::measure {
 PartTimer::PartTimer(layers::Lane& lane, const device::Stream& stream) : lane_(lane), stream_(stream) {
   lane_.on_part([this](const char* name) {
     if (!listening_) return;
-    names_.push_back(name);
-    if (events_.size() <= names_.size()) events_.emplace_back(device::EventKind::timing);
-    events_[names_.size()].record(stream_);
+    Op& op = queued_.back();
+    op.names.push_back(name);
+    record(op, op.names.size());
   });
 }
 
 PartTimer::~PartTimer() { lane_.on_part({}); }
 
+void PartTimer::record(Op& op, std::size_t which) {
+  if (op.events.size() <= which) op.events.emplace_back(device::EventKind::timing);
+  op.events[which].record(stream_);
+}
+
 void PartTimer::begin() {
-  names_.clear();
+  if (spare_.empty()) spare_.emplace_back();
+  queued_.push_back(std::move(spare_.back()));
+  spare_.pop_back();
+  queued_.back().names.clear();
   listening_ = true;
-  if (events_.empty()) events_.emplace_back(device::EventKind::timing);
-  events_.front().record(stream_);
+  record(queued_.back(), 0);
 }
 
-void PartTimer::take(std::uint32_t sm_clock_mhz) {
-  listening_ = false;
+std::map<std::string, Duration> PartTimer::take() {
+  Op op = std::move(queued_.front());
+  queued_.pop_front();
   std::map<std::string, Duration> sums;
-  for (std::size_t i = 0; i < names_.size(); ++i)
-    sums[names_[i]] += device::between(events_[i], events_[i + 1]);
-  for (const auto& [name, duration] : sums) samples_[name].add({duration, sm_clock_mhz});
-}
-
-const SampleSet* PartTimer::samples(const std::string& part) const {
-  const auto found = samples_.find(part);
-  return found == samples_.end() ? nullptr : &found->second;
+  for (std::size_t i = 0; i < op.names.size(); ++i)
+    sums[op.names[i]] += device::between(op.events[i], op.events[i + 1]);
+  spare_.push_back(std::move(op));
+  return sums;
 }
 
 }  // namespace plumb::measure

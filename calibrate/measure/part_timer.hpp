@@ -1,11 +1,11 @@
 // Times the parts of an op one by one while it runs as it always does: what a part finds in the caches is
 // what it finds there in a step.
 #pragma once
-#include "calibrate/statistics.hpp"
 #include "runtime/device/event.hpp"
 #include "runtime/layers/lane.hpp"
+#include "schedules/ir/units.hpp"
 
-#include <cstddef>
+#include <deque>
 #include <map>
 #include <string>
 #include <vector>
@@ -20,22 +20,26 @@ class PartTimer {
   PartTimer& operator=(PartTimer&&) = delete;
   ~PartTimer();
 
-  /// What is queued from here on is timed, until `take`.
+  /// What is queued from here to `end` is timed.
   void begin();
-  /// Once all that was queued has ended: adds a sample to each part that was met. One that an op has several
-  /// times (the head, whose logits are made again for its gradient) counts with their sum.
-  void take(std::uint32_t sm_clock_mhz);
-
-  /// Those of a part; none if it was never met.
-  const SampleSet* samples(const std::string& part) const;
+  void end() { listening_ = false; }
+  /// Of the op queued longest ago that was not taken yet, and has ended: how long each of its parts took. One
+  /// that an op has several times (the head, whose logits are made again for its gradient) counts with their
+  /// sum.
+  std::map<std::string, Duration> take();
 
  private:
+  struct Op {
+    std::vector<device::Event> events;  // [0]: the begin; behind it the end of each part
+    std::vector<const char*> names;
+  };
+  void record(Op& op, std::size_t which);
+
   layers::Lane& lane_;
   const device::Stream& stream_;
-  std::vector<device::Event> events_;  // [0]: the begin; behind it the end of each part
-  std::vector<const char*> names_;
+  std::deque<Op> queued_;
+  std::vector<Op> spare_;  // whose events can be used again
   bool listening_ = false;
-  std::map<std::string, SampleSet> samples_;
 };
 
 }  // namespace plumb::measure

@@ -5,6 +5,7 @@
 #include "runtime/device/device_info.hpp"
 #include "schedules/ir/error.hpp"
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
 
@@ -89,76 +90,103 @@ bool RankBench::has(const WorkKey& work) const {
 
 bool RankBench::has_memory(const WorkKey& work) const { return rigs_.contains(as_forward(work)); }
 
-Background RankBench::busy() {
-  return {streams_.main, [&rig = *layer_] {
+Company company_of(WorkKind measured) {
+  return measured == WorkKind::forward_beside_backward ? Company::pairs : Company::forwards_and_backwards;
+}
+
+Background RankBench::busy(Company company) {
+  StageRig& rig = *layer_;
+  if (company == Company::pairs)
+    return {streams_.main, [&rig] { rig.launch(WorkKind::forward_beside_backward); }};
+  return {streams_.main, [&rig] {
             rig.launch(WorkKind::forward);
             rig.launch(WorkKind::backward);
           }};
 }
 
-Measurement RankBench::time_work(const WorkTarget& target, const StoppingRule& rule, Sampler& sampler) {
-  const auto found = rigs_.find(as_forward(target.work));
-  if (found == rigs_.end()) return time_part(target, rule, sampler);
-  StageRig& rig = *found->second;
-  const auto known = timed_.find({&rig, {target.work.kind, target.setting}});
-  if (known != timed_.end() && std::get<TimedWork>(known->second.figures).work != target.work) {
-    Measurement same = known->second;
-    std::get<TimedWork>(same.figures).work = target.work;
-    return same;
+RankBench::Op RankBench::op_of(const WorkTarget& target) const {
+  const auto whole = rigs_.find(as_forward(target.work));
+  const bool parts = whole == rigs_.end();
+  return {parts ? parts_.at(target.work).rig : whole->second, target.work.kind, target.setting, parts};
+}
+
+std::vector<Measurement> RankBench::time_in_turns(const std::vector<WorkTarget>& targets,
+                                                  const StoppingRule& rule, Load& load) {
+  std::vector<Op> ops;
+  std::vector<const WorkTarget*> asked_first;  // [op]
+  for (const WorkTarget& target : targets) {
+    const Op op = op_of(target);
+    const auto known = timed_.find(op);
+    const bool under_another_name =
+        known != timed_.end() && std::get<TimedWork>(known->second.figures).work != target.work;
+    if (under_another_name || timed_parts_.contains(target) ||
+        std::find(ops.begin(), ops.end(), op) != ops.end())
+      continue;
+    ops.push_back(op);
+    asked_first.push_back(&target);
   }
-  const Sampled sampled = sampler.sample({streams_.main,
-                                          begin_,
-                                          end_,
-                                          [&] {
-                                            begin_.record(streams_.main);
-                                            rig.launch(target.work.kind);
-                                            end_.record(streams_.main);
-                                          },
-                                          {},
-                                          [&] { rig.launch_before(target.work.kind); }},
-                                         WarmUp::until_the_clock_settles, rule);
+  if (!ops.empty()) {
+    PartTimer timer(streams_.main_lane, streams_.main);
+    std::vector<TimedParts> parts(ops.size());
+    std::vector<Turn> turns;
+    for (std::size_t i = 0; i < ops.size(); ++i) {
+      const Op& op = ops[i];
+      Turn turn{[&op] { op.rig->launch_before(op.kind); }, [&op] { op.rig->launch(op.kind); }};
+      if (op.parts) {
+        turn.launch = [&op, &timer] {
+          timer.begin();
+          op.rig->launch(op.kind);
+          timer.end();
+        };
+        turn.ended = [&taken = parts[i], &timer] { taken.push_back(timer.take()); };
+      }
+      turns.push_back(std::move(turn));
+    }
+    const std::vector<TurnSamples> sampled = sample_in_turns(streams_.main, turns, rule, load);
+    for (std::size_t i = 0; i < ops.size(); ++i) {
+      ops[i].parts ? keep_parts(ops[i], sampled[i], parts[i]) : keep(ops[i], *asked_first[i], sampled[i]);
+    }
+  }
+  std::vector<Measurement> measured;
+  for (const WorkTarget& target : targets) {
+    if (const auto part = timed_parts_.find(target); part != timed_parts_.end()) {
+      measured.push_back(std::move(timed_parts_.extract(part).mapped()));
+      continue;
+    }
+    measured.push_back(timed_.at(op_of(target)));
+    std::get<TimedWork>(measured.back().figures).work = target.work;
+  }
+  return measured;
+}
+
+void RankBench::keep(const Op& op, const WorkTarget& target, const TurnSamples& sampled) {
   TimedWork work;
   work.work = target.work;
   work.setting = target.setting;
-  work.work_class = target.work.kind == WorkKind::optimizer ? "memory" : "gemm";
-  work.time = sampled.set.summary();
+  work.work_class = op.kind == WorkKind::optimizer ? "memory" : "gemm";
+  work.time = summary_of(sampled.samples);
   work.host_launch = sampled.host_launch;
-  Measurement measurement{work, sampled.set.samples()};
-  timed_.insert_or_assign({&rig, {target.work.kind, target.setting}}, measurement);
-  return measurement;
+  timed_.insert_or_assign(op, Measurement{work, sampled.samples});
 }
 
-// All parts of the op that this one is met in are timed at once; those that nobody asked for yet wait for it.
-Measurement RankBench::time_part(const WorkTarget& target, const StoppingRule& rule, Sampler& sampler) {
-  if (!timed_parts_.contains(target)) time_parts(*parts_.at(target.work).rig, target, rule, sampler);
-  return std::move(timed_parts_.extract(target).mapped());
-}
-
-void RankBench::time_parts(StageRig& rig, const WorkTarget& target, const StoppingRule& rule,
-                           Sampler& sampler) {
-  const WorkKind kind = target.work.kind;
-  PartTimer timer(streams_.main_lane, streams_.main);
-  sampler.sample(
-      {streams_.main, begin_, end_,
-       [&] {
-         begin_.record(streams_.main);
-         timer.begin();
-         rig.launch(kind);
-         end_.record(streams_.main);
-       },
-       [&](const Sample& sample) { timer.take(sample.sm_clock_mhz); }, [&] { rig.launch_before(kind); }},
-      WarmUp::until_the_clock_settles, rule);
+// All parts of an op are timed at once; those that nobody asked for yet wait for it.
+void RankBench::keep_parts(const Op& op, const TurnSamples& sampled, const TimedParts& parts) {
   for (const auto& [key, place] : parts_) {
-    if (place.rig != &rig || key.kind != kind) continue;
+    if (place.rig != op.rig || key.kind != op.kind) continue;
     TimedWork work;
     work.work = key;
-    work.setting = target.setting;
+    work.setting = op.setting;
     work.work_class = class_of(place.part.part_class, key.kind);
+    std::vector<Sample> samples;
+    for (std::size_t k = 0; k < sampled.samples.size(); ++k) {
+      const auto& timed = parts[sampled.turns[k]];
+      if (const auto part = timed.find(place.part.name); part != timed.end())
+        samples.push_back({part->second, sampled.samples[k].sm_clock_mhz});
+    }
     // A residual sum is in the product before it: it takes nothing more.
-    std::vector<Sample> samples{Sample{}};
-    if (const SampleSet* timed = timer.samples(place.part.name)) samples = timed->samples();
+    if (samples.empty()) samples.emplace_back();
     work.time = summary_of(samples);
-    timed_parts_.insert_or_assign(WorkTarget{key, target.setting}, Measurement{work, std::move(samples)});
+    timed_parts_.insert_or_assign(WorkTarget{key, op.setting}, Measurement{work, std::move(samples)});
   }
 }
 

@@ -3,8 +3,8 @@
 #include "calibrate/measure/background.hpp"
 #include "calibrate/measure/sampler.hpp"
 #include "calibrate/measure/stage_rig.hpp"
+#include "calibrate/measure/turn_sampler.hpp"
 #include "calibrate/measurer.hpp"
-#include "runtime/device/event.hpp"
 #include "runtime/device/green_context.hpp"
 #include "runtime/device/stream.hpp"
 #include "runtime/layers/lane.hpp"
@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <utility>
+#include <string>
 #include <vector>
 
 namespace plumb::measure {
@@ -36,6 +36,10 @@ struct CutStage {
 /// The stages of all of the request's cuts.
 std::vector<CutStage> stages_of(const CalibrationRequest& request);
 
+/// What a rank computes beside one that is measured: what that one does, too.
+enum class Company : std::uint8_t { forwards_and_backwards, pairs };
+Company company_of(WorkKind measured);
+
 /// Stages, a layer, and the parts of both, ready to be timed in the rank's main stream. Lanes and rigs refer
 /// to its streams, so it stays where it is.
 class RankBench {
@@ -54,9 +58,14 @@ class RankBench {
   bool has(const WorkKey& work) const;
   bool has_memory(const WorkKey& work) const;
 
-  /// Computes forwards and backwards of a layer in the main stream until the result is destroyed.
-  Background busy();
-  Measurement time_work(const WorkTarget& target, const StoppingRule& rule, Sampler& sampler);
+  /// Computes forwards and backwards of a layer, or pairs of both, until the result is destroyed.
+  Background busy(Company company = Company::forwards_and_backwards);
+  /// All in turns, in the order in which they were asked for.
+  std::vector<Measurement> time_in_turns(const std::vector<WorkTarget>& targets, const StoppingRule& rule,
+                                         Load& load);
+  Measurement time_work(const WorkTarget& target, const StoppingRule& rule, Load& load) {
+    return time_in_turns({target}, rule, load).front();
+  }
   Measurement memory_of(const MemoryTarget& target) const;
 
  private:
@@ -66,19 +75,29 @@ class RankBench {
     Part part;
   };
 
+  // What is launched for a target: several may be met in one.
+  struct Op {
+    StageRig* rig = nullptr;
+    WorkKind kind = WorkKind::forward;
+    Setting setting;
+    bool parts = false;  // timed part by part
+    auto operator<=>(const Op&) const = default;
+  };
+  using TimedParts = std::vector<std::map<std::string, Duration>>;  // [turn]
+
   void add_parts(const CalibrationRequest& request, Stage stage);
-  Measurement time_part(const WorkTarget& target, const StoppingRule& rule, Sampler& sampler);
-  void time_parts(StageRig& rig, const WorkTarget& target, const StoppingRule& rule, Sampler& sampler);
+  Op op_of(const WorkTarget& target) const;
+  void keep(const Op& op, const WorkTarget& target, const TurnSamples& sampled);
+  void keep_parts(const Op& op, const TurnSamples& sampled, const TimedParts& parts);
 
   RankStreams streams_;
   std::vector<std::unique_ptr<StageRig>> held_;
   std::map<WorkKey, StageRig*> rigs_;  // by the key of the forward; two names may have one
   StageRig* layer_ = nullptr;
-  // What a rig was timed at under the name asked for first.
-  std::map<std::pair<const StageRig*, std::pair<WorkKind, Setting>>, Measurement> timed_;
   std::map<WorkKey, Place> parts_;
-  std::map<WorkTarget, Measurement> timed_parts_;  // that were not asked for yet
-  device::Event begin_{device::EventKind::timing}, end_{device::EventKind::timing};
+  // Whole ops under the name asked for first, and parts that were not asked for yet.
+  std::map<Op, Measurement> timed_;
+  std::map<WorkTarget, Measurement> timed_parts_;
 };
 
 /// What both kinds of measurer say of the GPU they run on.

@@ -64,8 +64,24 @@ class MadeUp : public Measurer {
     return {out};
   }
 
+  bool in_turns(const Target& a, const Target& b) const override {
+    const auto* one = std::get_if<WorkTarget>(&a);
+    const auto* other = std::get_if<WorkTarget>(&b);
+    return takes_turns && one && other && one->setting == other->setting;
+  }
+  std::vector<Measurement> measure_in_turns(const std::vector<Target>& targets,
+                                            const StoppingRule& rule) override {
+    if (most_in_turns < targets.size()) throw DeviceError("too many");
+    groups.push_back(targets.size());
+    return Measurer::measure_in_turns(targets, rule);
+  }
+
   std::vector<Target> measured;
   bool goes_on_after_failure() const override { return goes_on; }
+
+  bool takes_turns = false;
+  std::size_t most_in_turns = 1'000'000;
+  std::vector<std::size_t> groups;  // that were measured in turns
 
   std::size_t fails_at = 1'000'000;
   std::size_t failures = 0;
@@ -247,6 +263,70 @@ TEST(Session, InterruptedItKeepsWhatItHasAndGoesOnWhereItWas) {
   EXPECT_TRUE(measure_missing(again, targets, {}, calibration, more.hooks(again)));
   EXPECT_EQ(again.measured, std::vector<Target>(targets.begin() + 7, targets.end()));
   EXPECT_EQ(more.progress.front().done, 7u);
+}
+
+std::size_t work_under_full_load(const std::vector<Target>& targets) {
+  return static_cast<std::size_t>(std::count_if(targets.begin(), targets.end(), [](const Target& target) {
+    const auto* work = std::get_if<WorkTarget>(&target);
+    return work != nullptr && work->setting.idle_others == 0;
+  }));
+}
+
+// 8 ranks: all work under full load is one group, the first; a layer's five kinds with 2 and with 4 idle are
+// two more. Everything else is measured alone.
+TEST(Session, WhatCanBeSampledInTurnsIsMeasuredAtOnce) {
+  MadeUp device;
+  device.takes_turns = true;
+  Kept kept;
+  Calibration calibration;
+  const std::vector<Target> targets = plan_targets(request(8), device);
+  EXPECT_TRUE(measure_missing(device, targets, {}, calibration, kept.hooks(device)));
+  const std::size_t loaded = work_under_full_load(targets);
+  EXPECT_EQ(device.groups, (std::vector<std::size_t>{loaded, 5, 5}));
+  EXPECT_EQ(std::set<Target>(device.measured.begin(), device.measured.end()),
+            std::set<Target>(targets.begin(), targets.end()));
+  EXPECT_TRUE(calibration.missing.empty());
+  EXPECT_EQ(kept.missing.front(), targets.size() - loaded) << "a group is kept at once";
+  EXPECT_EQ(kept.progress[1].done, loaded);
+  EXPECT_THAT(kept.progress[0].target, HasSubstr(", in turns with " + std::to_string(loaded - 1) + " more"));
+}
+
+TEST(Session, InterruptedBetweenGroupsItGoesOnWithTheNext) {
+  MadeUp device;
+  device.takes_turns = true;
+  Kept kept;
+  kept.stop_at = 1;
+  Calibration calibration;
+  const std::vector<Target> targets = plan_targets(request(8), device);
+  EXPECT_FALSE(measure_missing(device, targets, {}, calibration, kept.hooks(device)));
+  const std::size_t loaded = work_under_full_load(targets);
+  EXPECT_EQ(calibration.missing.size(), targets.size() - loaded);
+  MadeUp again;
+  again.takes_turns = true;
+  Kept more;
+  EXPECT_TRUE(measure_missing(again, targets, {}, calibration, more.hooks(again)));
+  EXPECT_EQ(again.groups, (std::vector<std::size_t>{5, 5}));
+  EXPECT_EQ(more.progress.front().done, loaded);
+}
+
+// Where they cannot be in memory at once, say: each is tried alone, and the one that fails alone is named.
+TEST(Session, AGroupThatFailsIsMeasuredOneByOne) {
+  MadeUp device;
+  device.takes_turns = true;
+  device.goes_on = true;
+  device.most_in_turns = 5;
+  device.fails_at = 3;
+  device.most_failures = 1;
+  Kept kept;
+  Calibration calibration;
+  const std::vector<Target> targets = plan_targets(request(8), device);
+  std::vector<std::string> failed;
+  SessionHooks hooks = kept.hooks(device);
+  hooks.failed = [&](const std::string& target, const std::string&) { failed.push_back(target); };
+  EXPECT_FALSE(measure_missing(device, targets, {}, calibration, hooks));
+  EXPECT_EQ(device.groups, (std::vector<std::size_t>{5, 5}));
+  EXPECT_EQ(failed, std::vector<std::string>{to_string(targets[3])});
+  EXPECT_EQ(calibration.missing, failed);
 }
 
 TEST(Session, ADeviceThatFailsLeavesWhatWasMeasured) {

@@ -1,0 +1,36 @@
+// Samples several things of one stream in turns, the device never waiting for the host.
+#pragma once
+#include "calibrate/measure/sampler.hpp"
+#include "calibrate/statistics.hpp"
+#include "runtime/device/stream.hpp"
+#include "schedules/ir/units.hpp"
+
+#include <functional>
+#include <span>
+#include <vector>
+
+namespace plumb::measure {
+
+struct Turn {
+  /// Queues what is to run right before, untimed: it leaves the caches as the thing finds them in a step, and
+  /// gives the host the time to queue the thing.
+  std::function<void()> before;
+  /// Queues the thing.
+  std::function<void()> launch;
+  /// Once it has ended; may be nothing. Turns end in the order in which they were launched.
+  std::function<void()> ended = {};
+};
+
+struct TurnSamples {
+  std::vector<Sample> samples;
+  std::vector<std::size_t> turns;  // [sample] which of the thing's turns it was, of those that have ended
+  Duration host_launch;            // median of what `launch` took on the host
+};
+
+/// All in `stream`. Another turn is queued before the last one has ended, so that the measured rank is as
+/// busy as one of a full pipeline; what the host was late for does not count (calibrate/turns). Warmed up
+/// until the clock has settled, which `load` knows. [turn]
+std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span<const Turn> turns,
+                                         const StoppingRule& rule, Load& load);
+
+}  // namespace plumb::measure
