@@ -2,6 +2,7 @@
 #include "calibrate/measure/background.hpp"
 #include "calibrate/measure/gate.hpp"
 #include "calibrate/measure/sampler.hpp"
+#include "calibrate/measure/turn_sampler.hpp"
 #include "calibrate/measurer.hpp"
 #include "calibrate/session.hpp"
 #include "calibrate/work.hpp"
@@ -17,6 +18,7 @@
 #include <chrono>
 #include <thread>
 #include <variant>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -84,6 +86,24 @@ TEST(Sampler, StopsAtTheRuleAndTimesWhatItIsGiven) {
   EXPECT_NEAR(five / once, 5, 0.5);
 }
 
+TEST(TurnSampler, TimesEachThingAndTheClockOverIt) {
+  const Stream stream;
+  const device::Buffer buffer(Bytes{256 << 20});
+  const auto fill = [&](int times) {
+    for (int i = 0; i < times; ++i) device::fill(stream, buffer.data(), i, std::size_t{256} << 20);
+  };
+  const std::vector<Turn> turns{{[&] { fill(5); }, [&] { fill(4); }}, {[&] { fill(5); }, [&] { fill(20); }}};
+  Load load;
+  const auto sampled = sample_in_turns(stream, turns, {0.05, 11, 200, Duration{500'000'000}}, load);
+  ASSERT_EQ(sampled.size(), 2U);
+  const Summary four = summary_of(sampled[0].samples);
+  const Summary twenty = summary_of(sampled[1].samples);
+  EXPECT_NEAR(static_cast<double>(twenty.median.ns) / static_cast<double>(four.median.ns), 5, 0.5);
+  // 256 MB at 5 TB/s take 50 us; the clock is read over more than 100.
+  EXPECT_GT(twenty.sm_clock_mhz, 100U);
+  EXPECT_LE(twenty.sm_clock_mhz, device::ClockReader().most_mhz() * 11 / 10);
+}
+
 CalibrationRequest small_request(std::uint32_t ranks) {
   CalibrationRequest request;
   request.ranks = ranks;
@@ -118,11 +138,24 @@ void measures_everything_that_it_plans(const CalibrationRequest& request) {
   EXPECT_TRUE(measurer->setting().others_busy);
   const StoppingRule rule{0.2, 6, 20, Duration{5'000'000}};
   bool work = false, hop = false, slowdown = false, memory = false;
-  for (const Target& target : plan_targets(request, *measurer)) {
+  const std::vector<Target> targets = plan_targets(request, *measurer);
+  std::vector<Target> ops;
+  for (const Target& target : targets) {
+    if (measurer->in_turns(targets.front(), target)) ops.push_back(target);
+  }
+  std::vector<Measurement> all = measurer->measure_in_turns(ops, rule);
+  ASSERT_EQ(all.size(), ops.size());
+  for (std::size_t i = 0; i < ops.size(); ++i) EXPECT_EQ(target_of(all[i]), ops[i]);
+  for (const Target& target : targets) {
+    if (measurer->in_turns(targets.front(), target)) continue;
     const auto measured = measurer->measure(target, rule);
     ASSERT_EQ(measured.size(), 1U) << to_string(target);
     EXPECT_EQ(target_of(measured[0]), target) << to_string(target);
-    const auto& figures = measured[0].figures;
+    all.push_back(measured[0]);
+  }
+  for (const Measurement& measured : all) {
+    const Target target = target_of(measured);
+    const auto& figures = measured.figures;
     if (const auto* one = std::get_if<TimedWork>(&figures)) {
       work = true;
       const bool whole = one->work.name == "stage" || one->work.name == "layer";
