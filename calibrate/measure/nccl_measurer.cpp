@@ -122,6 +122,19 @@ class NcclMeasurer final : public Measurer {
     return std::visit([&](const auto& one) { return measure_one(one, rule); }, target);
   }
 
+  bool in_turns(const Target& a, const Target& b) const override {
+    const auto* one = std::get_if<WorkTarget>(&a);
+    const auto* other = std::get_if<WorkTarget>(&b);
+    return one && other && one->setting == other->setting &&
+           company_of(one->work.kind) == company_of(other->work.kind);
+  }
+  std::vector<Measurement> measure_in_turns(const std::vector<Target>& targets,
+                                            const StoppingRule& rule) override {
+    std::vector<WorkTarget> work;
+    for (const Target& target : targets) work.push_back(std::get<WorkTarget>(target));
+    return measure_work(work, rule);
+  }
+
  private:
   // What every rank knows of all ranks: which sorts of stages there are, who has them, and their parts.
   void find_work() {
@@ -173,23 +186,35 @@ class NcclMeasurer final : public Measurer {
     rendezvous_.barrier();
   }
 
-  // Whoever has it measures it, all at the same time; the others, and those that are ready before the last
-  // one, compute a layer; some may have to be idle. Where all have it they are told apart.
-  std::vector<Measurement> measure_one(const WorkTarget& target, const StoppingRule& rule) {
+  // Whoever has some of it measures what it has in turns, all ranks at the same time; the others, and those
+  // that are ready before the last one, compute a layer; some may have to be idle. Where all have a thing
+  // they are told apart.
+  std::vector<Measurement> measure_work(const std::vector<WorkTarget>& targets, const StoppingRule& rule) {
+    const Setting& setting = targets.front().setting;
+    const Company company = company_of(targets.front().work.kind);
+    const bool idle = rendezvous_.rank() + setting.idle_others >= request_.ranks;
+    std::vector<WorkTarget> own;
+    for (const WorkTarget& target : targets) {
+      if (!idle && bench_->has(target.work)) own.push_back(target);
+    }
+    rank_->keep_busy(!idle && own.empty() && setting.others_busy, company);
+    if (setting.idle_others != idle_others_ || company != company_) sampler_.load().changes();
+    idle_others_ = setting.idle_others;
+    company_ = company;
     std::vector<Measurement> measured;
-    const bool idle = rendezvous_.rank() + target.setting.idle_others >= request_.ranks;
-    const bool takes_part = !idle && bench_->has(target.work);
-    rank_->keep_busy(!idle && !takes_part && target.setting.others_busy);
-    if (target.setting.idle_others != idle_others_) sampler_.load().changes();
-    idle_others_ = target.setting.idle_others;
-    if (takes_part) measured.push_back(bench_->time_work(target, rule, sampler_.load()));
-    rank_->keep_busy(!idle && target.setting.others_busy);
+    if (!own.empty()) measured = bench_->time_in_turns(own, rule, sampler_.load());
+    rank_->keep_busy(!idle && setting.others_busy, company);
     rendezvous_.barrier();
     sampler_.load().was_until_now();
-    if (request_.ranks > 1 && (!shared_gpu_ || everybody_has(target.work))) {
-      for (Measurement& one : measured) std::get<TimedWork>(one.figures).rank = rendezvous_.rank();
+    for (Measurement& one : measured) {
+      auto& work = std::get<TimedWork>(one.figures);
+      if (request_.ranks > 1 && (!shared_gpu_ || everybody_has(work.work))) work.rank = rendezvous_.rank();
     }
     return measured;
+  }
+
+  std::vector<Measurement> measure_one(const WorkTarget& target, const StoppingRule& rule) {
+    return measure_work({target}, rule);
   }
 
   // On a shared GPU: a layer, and what is in it.
@@ -231,6 +256,7 @@ class NcclMeasurer final : public Measurer {
   std::set<WorkKey> in_a_layer_, in_a_stage_;  // parts
   std::vector<CutStage> own_stages_;
   std::uint32_t idle_others_ = 0;  // of the work measured last
+  Company company_ = Company::forwards_and_backwards;
   layers::ProductAlgorithms algorithms_;
   std::map<std::string, std::string> chosen_;
   std::unique_ptr<RankBench> bench_;

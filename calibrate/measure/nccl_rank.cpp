@@ -21,10 +21,11 @@ NcclRank::NcclRank(Rendezvous& meeting, RankBench& place, Sampler& timer, Bytes 
   place.streams().main.synchronize();
 }
 
-void NcclRank::keep_busy(bool busy) {
-  if (busy == busy_.has_value()) return;
+void NcclRank::keep_busy(bool busy, Company company) {
+  if (busy == busy_.has_value() && (!busy || company == company_)) return;
   busy_.reset();
-  if (busy) busy_.emplace(bench.busy());
+  company_ = company;
+  if (busy) busy_.emplace(bench.busy(company));
 }
 
 SampleSet NcclRank::sample(const ranks::Joint& joint, WarmUp warm_up, StoppingRule rule, ranks::Pace pace) {

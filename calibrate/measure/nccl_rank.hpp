@@ -46,9 +46,9 @@ struct NcclRank {
   /// Rounds of it, warmed up as long as Sampler would; of `pace` the repeats and the round count.
   SampleSet sample(const ranks::Joint& joint, WarmUp warm_up, StoppingRule rule, ranks::Pace pace = {});
 
-  /// From here on this rank computes forwards and backwards of a layer, or does not. A load that goes on from
-  /// one figure to the next keeps the clock where it is.
-  void keep_busy(bool busy);
+  /// From here on this rank computes a layer, or does not. A load that goes on from one figure to the next
+  /// keeps the clock where it is.
+  void keep_busy(bool busy, Company company = Company::forwards_and_backwards);
 
   Rendezvous& rendezvous;
   RankBench& bench;
@@ -65,6 +65,7 @@ struct NcclRank {
     return buffer.as<std::byte>() + which * static_cast<std::size_t>(largest.count);
   }
   std::optional<Background> busy_;
+  Company company_ = Company::forwards_and_backwards;
 };
 
 /// Of what several ranks did in a row, each time when the one before it was done: how long each took, by one

@@ -3,6 +3,8 @@
 #include "calibrate/measurement_json.hpp"
 #include "schedules/ir/json_document.hpp"
 
+#include <utility>
+
 #include <fmt/format.h>
 
 namespace plumb::ranks {
@@ -61,9 +63,12 @@ constexpr std::int64_t most = std::int64_t{1} << 53;
 
 std::string to_message(const Order& order) {
   const StoppingRule& rule = order.rule;
-  return fmt::format(R"({{"schema":"{}","relative_width":{},"least":{},"most":{},"budget_ns":{},{}}})",
-                     order_schema, rule.relative_width, rule.least, rule.most, rule.budget.ns,
-                     figures_json(unmeasured(order.target)));
+  std::string targets;
+  for (const Target& target : order.targets)
+    targets += fmt::format("{}{{{}}}", targets.empty() ? "" : ",", figures_json(unmeasured(target)));
+  return fmt::format(
+      R"({{"schema":"{}","relative_width":{},"least":{},"most":{},"budget_ns":{},"targets":[{}]}})",
+      order_schema, rule.relative_width, rule.least, rule.most, rule.budget.ns, targets);
 }
 
 Order read_order(std::string_view message) {
@@ -74,7 +79,10 @@ Order read_order(std::string_view message) {
   rule.least = static_cast<std::uint32_t>(root.required("least").integer(0, 4'000'000'000));
   rule.most = static_cast<std::uint32_t>(root.required("most").integer(0, 4'000'000'000));
   rule.budget = root.required("budget_ns").duration_ns();
-  return {target_of(read_figures(root)), rule};
+  std::vector<Target> targets;
+  for (const JsonView& target : root.required("targets").elements())
+    targets.push_back(target_of(read_figures(target)));
+  return {std::move(targets), rule};
 }
 
 std::string to_message(const std::vector<Measurement>& measured) {

@@ -10,7 +10,7 @@
 namespace plumb::ranks {
 
 struct Order {
-  Target target;
+  std::vector<Target> targets;  // several: in turns
   StoppingRule rule;
   bool operator==(const Order&) const = default;
 };

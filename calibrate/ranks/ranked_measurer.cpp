@@ -4,11 +4,13 @@
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "schedules/ir/error.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -44,13 +46,22 @@ class RankedMeasurer final : public Measurer {
   bool can_measure(const Target& target) const override { return own_->can_measure(target); }
 
   std::vector<Measurement> measure(const Target& target, const StoppingRule& rule) override {
-    const Order order{target, rule};
+    return measure_in_turns({target}, rule);
+  }
+  bool in_turns(const Target& a, const Target& b) const override { return own_->in_turns(a, b); }
+  std::vector<Measurement> measure_in_turns(const std::vector<Target>& targets,
+                                            const StoppingRule& rule) override {
+    const Order order{targets, rule};
     rendezvous_.broadcast(to_message(order));
     std::vector<Measurement> all;
     for (const std::string& message : take_part(order)) {
       for (Measurement& one : read_measured(message)) all.push_back(std::move(one));
     }
-    if (all.empty()) throw DeviceError(fmt::format("no rank measured {}", to_string(target)));
+    for (const Target& target : targets) {
+      const auto is_of_it = [&](const Measurement& one) { return target_of(one) == target; };
+      if (std::none_of(all.begin(), all.end(), is_of_it))
+        throw DeviceError(fmt::format("no rank measured {}", to_string(target)));
+    }
     return all;
   }
 
@@ -59,7 +70,8 @@ class RankedMeasurer final : public Measurer {
   std::vector<std::string> take_part(const Order& order) {
     std::vector<Measurement> mine;
     try {
-      mine = own_->measure(order.target, order.rule);
+      mine = order.targets.size() == 1 ? own_->measure(order.targets.front(), order.rule)
+                                       : own_->measure_in_turns(order.targets, order.rule);
     } catch (const std::exception& error) {
       give_up(error.what());
       throw;

@@ -23,9 +23,11 @@ TEST(MeasurementMessage, EverySortOfTargetComesBackAsItWas) {
       SlowdownTarget{{"gemm", "all_reduce", 8, setting}},
       MemoryTarget{{"stage", "rms_norm swiglu", WorkKind::forward, {{"layers", 2}}, "fp32"}}};
   for (const Target& target : targets) {
-    const Order order{target, rule};
+    const Order order{{target}, rule};
     EXPECT_EQ(read_order(to_message(order)), order) << to_string(target);
   }
+  const Order all{targets, rule};
+  EXPECT_EQ(read_order(to_message(all)), all);
 }
 
 TEST(MeasurementMessage, FiguresAndSamplesComeBackAsTheyWere) {

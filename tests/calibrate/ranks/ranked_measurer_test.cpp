@@ -9,6 +9,7 @@
 #include <csignal>
 #include <functional>
 #include <set>
+#include <vector>
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -107,6 +108,41 @@ TEST(RankedMeasurer, EveryRankMeasuresAndRankZeroHasItAll) {
     EXPECT_FALSE(calibration.transfers.empty());
     EXPECT_FALSE(calibration.slowdowns.empty());
   }
+}
+
+// Work in turns: all of one setting is one order, which each rank is given whole.
+class InTurns : public MadeUp {
+ public:
+  InTurns(Rendezvous& rendezvous, std::vector<std::size_t>& orders) : MadeUp(rendezvous), orders_(orders) {}
+  bool in_turns(const Target& a, const Target& b) const override {
+    const auto* one = std::get_if<WorkTarget>(&a);
+    const auto* other = std::get_if<WorkTarget>(&b);
+    return one && other && one->setting == other->setting;
+  }
+  std::vector<Measurement> measure_in_turns(const std::vector<Target>& targets,
+                                            const StoppingRule& rule) override {
+    orders_.push_back(targets.size());
+    return MadeUp::measure_in_turns(targets, rule);
+  }
+
+ private:
+  std::vector<std::size_t>& orders_;
+};
+
+TEST(RankedMeasurer, RanksMeasureInTurnsTogether) {
+  const std::uint32_t ranks = 4;
+  std::vector<std::vector<std::size_t>> orders(ranks);
+  Calibration calibration;
+  const auto out = run_ranks(ranks, [&](Rendezvous& rendezvous) {
+    Calibration unused;
+    return calibrate(rendezvous, std::make_unique<InTurns>(rendezvous, orders[rendezvous.rank()]),
+                     rendezvous.rank() == 0 ? calibration : unused);
+  });
+  EXPECT_EQ(out[0], "complete 0");
+  // All busy, 4 / 4 = 1 of them idle, and 4 / 2 = 2: three settings.
+  EXPECT_EQ(orders[0].size(), 3u);
+  for (const auto& other : orders) EXPECT_EQ(other, orders[0]);
+  EXPECT_EQ(calibration.work.size(), ranks * (orders[0][0] + orders[0][1] + orders[0][2]));
 }
 
 TEST(RankedMeasurer, ARankThatFailsEndsItForAllAndIsNamed) {
