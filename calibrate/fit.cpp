@@ -154,6 +154,8 @@ LinkFit pieces_through(const std::vector<Point>& points, const FitOptions& optio
   return fit;
 }
 
+bool ragged(const Point& p) { return is_ragged({std::llround(p.x)}); }
+
 // By how much the points lie above the fit.
 Duration median_excess(const LinkFit& fit, const std::vector<Point>& points) {
   std::vector<std::int64_t> more;
@@ -166,12 +168,24 @@ Duration median_excess(const LinkFit& fit, const std::vector<Point>& points) {
   return {(more[(more.size() - 1) / 2] + more[more.size() / 2]) / 2};
 }
 
+// Without its figures; ragged sizes apart, unless there are no others.
+LinkFit fitted(const std::vector<Point>& points, const FitOptions& options) {
+  std::vector<Point> whole, rest;
+  for (const Point& p : points) (ragged(p) ? rest : whole).push_back(p);
+  if (whole.empty()) return pieces_through(points, options);
+  LinkFit fit = pieces_through(whole, options);
+  fit.ragged = median_excess(fit, rest);
+  return fit;
+}
+
 std::vector<double> errors_held_out(const std::vector<Point>& all, const FitOptions& options) {
   std::vector<double> unseen;
   for (std::size_t k = 1; k + 1 < all.size(); ++k) {
     std::vector<Point> rest = all;
     rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(k));
-    unseen.push_back(residuals(pieces_through(rest, options), {all[k]}).front());
+    // A ragged size needs another to be predicted by.
+    if (ragged(all[k]) && std::none_of(rest.begin(), rest.end(), ragged)) continue;
+    unseen.push_back(residuals(fitted(rest, options), {all[k]}).front());
   }
   return unseen;
 }
@@ -185,18 +199,9 @@ std::vector<double> held_out_errors(std::span<const SizedDuration> points, const
 
 LinkFit fit_link(std::span<const SizedDuration> points, const FitOptions& options) {
   PLUMB_CHECK(!points.empty());
-  std::vector<Point> all = one_a_size(points);
-  const std::vector<Point> measured = all;
-  std::vector<Point> ragged;
-  std::erase_if(all, [&](const Point& p) {
-    if (!is_ragged({std::llround(p.x)})) return false;
-    ragged.push_back(p);
-    return true;
-  });
-  if (all.empty()) std::swap(all, ragged);
-  LinkFit fit = pieces_through(all, options);
-  fit.ragged = median_excess(fit, ragged);
-  const std::vector<double> seen = residuals(fit, measured);
+  const std::vector<Point> all = one_a_size(points);
+  LinkFit fit = fitted(all, options);
+  const std::vector<double> seen = residuals(fit, all);
   fit.worst_residual_ppm = worst_ppm(seen);
   fit.median_residual_ppm = median_ppm(seen);
   const std::vector<double> unseen = errors_held_out(all, options);

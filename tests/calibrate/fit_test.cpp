@@ -99,6 +99,7 @@ TEST(Fit, ARaggedSizeTakesAsMuchMoreAsThoseThatWereMeasured) {
   EXPECT_EQ(fit.knots.size(), 2u) << "ragged sizes make no piece of their own";
   EXPECT_EQ(fit.ragged, Duration{2'000});
   EXPECT_EQ(fit.worst_residual_ppm, 0u);
+  EXPECT_EQ(fit.worst_held_out_ppm, 0u) << "either ragged size predicts the other";
   // 5 MiB are whole pages, 10,000,000 bytes are not; 3,000,000 are copied in one piece.
   EXPECT_EQ(duration_at(fit, {5 << 20}).duration.ns, takes(5 << 20));
   EXPECT_EQ(duration_at(fit, {10'000'000}).duration.ns, takes(10'000'000));
