@@ -8,6 +8,7 @@
 #include <cmath>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <set>
 #include <tuple>
 #include <utility>
@@ -37,18 +38,83 @@ std::int64_t median_of(std::vector<std::int64_t> values) {
   return values[(values.size() - 1) / 2];
 }
 
-// A row of the table of work: everything but the kind.
-std::string row_name(const TimedWork& work) {
-  std::string name = work.work.name;
-  if (!work.work.data_type.empty()) name += " " + work.work.data_type;
-  if (!work.work.model.empty()) name += " [" + work.work.model + "]";
-  for (const auto& [dimension, size] : work.work.shape) {
-    if (dimension != "recompute") name += fmt::format(" {}={}", dimension, size);
+// What most rows of a table have in common is said once above it, and a row's name is what it has besides.
+class Naming {
+ public:
+  Naming(const std::vector<WorkKey>& all, const std::vector<Setting>& settings) {
+    std::map<std::string, std::size_t> types, models;
+    std::map<std::string, std::set<std::int64_t>> sizes;
+    std::map<std::string, std::size_t> have;
+    std::size_t of_a_model = 0;
+    for (const WorkKey& key : all) {
+      ++types[key.data_type];
+      for (const auto& [dimension, size] : key.shape) sizes[dimension].insert(size);
+      if (key.model.empty()) continue;
+      ++models[key.model];
+      ++of_a_model;
+      for (const auto& [dimension, size] : key.shape) ++have[dimension];
+    }
+    type_ = most(types);
+    model_ = most(models);
+    for (const auto& [dimension, values] : sizes) {
+      if (values.size() == 1 && 2 * have[dimension] > of_a_model) shape_[dimension] = *values.begin();
+    }
+    std::map<Setting, std::size_t> counts;
+    for (const Setting& setting : settings) ++counts[setting];
+    if (!counts.empty()) setting_ = most(counts);
   }
-  return name + ", " + to_string(work.setting);
+
+  /// Without its kind.
+  std::string of(const WorkKey& key) const {
+    std::string name = key.name;
+    if (key.data_type != type_) name += " " + key.data_type;
+    if (!key.model.empty() && key.model != model_) name += " [" + key.model + "]";
+    for (const auto& [dimension, size] : key.shape) {
+      if (dimension != "recompute" && !shape_.contains(dimension))
+        name += fmt::format(" {}={}", dimension, size);
+    }
+    return name;
+  }
+  std::string of(const WorkKey& key, const Setting& setting) const {
+    return of(key) + (setting == setting_ ? "" : ", " + to_string(setting));
+  }
+  std::string common() const {
+    std::string words = type_;
+    if (!model_.empty()) words += (words.empty() ? "[" : " [") + model_ + "]";
+    for (const auto& [dimension, size] : shape_) words += fmt::format(" {}={}", dimension, size);
+    if (setting_) words += (words.empty() ? "" : ", ") + to_string(*setting_);
+    return words;
+  }
+
+ private:
+  template <class Key>
+  static Key most(const std::map<Key, std::size_t>& counts) {
+    const auto by_count = [](const auto& a, const auto& b) { return a.second < b.second; };
+    const auto found = std::max_element(counts.begin(), counts.end(), by_count);
+    return found == counts.end() ? Key{} : found->first;
+  }
+  std::string type_, model_;
+  std::map<std::string, std::int64_t> shape_;
+  std::optional<Setting> setting_;
+};
+
+Naming naming_of_work(const Calibration& calibration) {
+  std::vector<WorkKey> keys;
+  std::vector<Setting> settings;
+  for (const TimedWork& work : calibration.work) {
+    keys.push_back(work.work);
+    settings.push_back(work.setting);
+  }
+  return {keys, settings};
 }
 
-Table work_table(const Calibration& calibration) {
+Naming naming_of_memory(const Calibration& calibration) {
+  std::vector<WorkKey> keys;
+  for (const MeasuredMemory& memory : calibration.memory) keys.push_back(memory.work);
+  return {keys, {}};
+}
+
+Table work_table(const Calibration& calibration, const Naming& naming) {
   Table table;
   std::set<WorkKind> used;
   for (const TimedWork& work : calibration.work) used.insert(work.work.kind);
@@ -63,8 +129,9 @@ Table work_table(const Calibration& calibration) {
   std::vector<std::string> order;
   std::map<std::string, std::vector<const TimedWork*>> rows;
   for (const TimedWork& work : calibration.work) {
-    auto& row = rows[row_name(work)];
-    if (row.empty()) order.push_back(row_name(work));
+    const std::string name = naming.of(work.work, work.setting);
+    auto& row = rows[name];
+    if (row.empty()) order.push_back(name);
     row.push_back(&work);
   }
   for (const std::string& name : order) {
@@ -193,14 +260,14 @@ Table matrix_table(const Matrix& matrix) {
   return table;
 }
 
-Table memory_table(const Calibration& calibration) {
+Table memory_table(const Calibration& calibration, const Naming& naming) {
   Table table;
   table.head = {
       "memory, bytes",        "weights", "gradients", "forward keeps", "backward_input frees", "adds",
       "backward_weight frees"};
   for (const MeasuredMemory& one : calibration.memory) {
     const auto bytes = [](Bytes b) { return fmt::format("{}", b.count); };
-    table.rows.push_back({to_string(one.work), bytes(one.weights), bytes(one.gradients),
+    table.rows.push_back({naming.of(one.work), bytes(one.weights), bytes(one.gradients),
                           bytes(one.kept_by_forward), bytes(one.freed_by_backward_input),
                           bytes(one.added_by_backward_input), bytes(one.freed_by_backward_weight)});
   }
@@ -403,12 +470,18 @@ std::vector<TitledTable> calibration_tables(const Calibration& calibration) {
     if (!table.rows.empty()) tables.push_back({std::move(title), std::move(table)});
   };
   add("One layer", layer_table(calibration));
-  add("Work: medians", work_table(calibration));
+  const auto of_all = [](std::string title, const Naming& naming) {
+    const std::string common = naming.common();
+    return common.empty() ? title : fmt::format("{}\n{}; where a row says nothing else", title, common);
+  };
+  const Naming work = naming_of_work(calibration);
+  add(of_all("Work: medians", work), work_table(calibration, work));
   add("Ranks that were measured apart", rank_table(calibration));
   add("Messages and collectives", transfer_table(calibration));
   for (const Matrix& matrix : matrices(calibration))
     add("Mutual slowdown: " + matrix.title, matrix_table(matrix));
-  add("Memory", memory_table(calibration));
+  const Naming memory = naming_of_memory(calibration);
+  add(of_all("Memory of a microbatch", memory), memory_table(calibration, memory));
   Table missing;
   missing.head = {"still to be measured"};
   for (const std::string& target : calibration.missing) missing.rows.push_back({target});

@@ -53,8 +53,36 @@ TEST(CalibrationReport, WorkIsARowAndItsKindsAreColumns) {
   EXPECT_EQ(rows.head, (std::vector<std::string>{"work", "forward us", "backward_input us", "+- %", "samples",
                                                  "set aside", "unsteady"}));
   // The interval is 2 % wide: ±1 %.
-  EXPECT_EQ(rows.rows[0], (std::vector<std::string>{"layer bf16 [mlp] hidden=2048, whole GPU", "100.00",
-                                                    "120.00", "1.00", "80", "0", ""}));
+  EXPECT_EQ(rows.rows[0], (std::vector<std::string>{"layer", "100.00", "120.00", "1.00", "80", "0", ""}));
+  EXPECT_EQ(tables[1].title,
+            "Work: medians\nbf16 [mlp] hidden=2048, whole GPU; where a row says nothing else");
+}
+
+// Two stages and a product: hidden and sequence are all stages'; layers are not all alike, a head is one's.
+TEST(CalibrationReport, WhatAllWorkHasInCommonIsSaidOnce) {
+  Calibration c;
+  const auto add_work = [&](WorkKey key, const Setting& setting) {
+    c.work.push_back({std::move(key), setting, {}, "gemm", around(1'000), {}});
+  };
+  const auto stage = [](std::int64_t layers) {
+    return WorkKey{
+        "stage", "mlp", WorkKind::forward, {{"hidden", 64}, {"layers", layers}, {"sequence", 8}}, "bf16"};
+  };
+  add_work(stage(1), {});
+  WorkKey last = stage(2);
+  last.shape["head"] = 1;
+  add_work(last, {});
+  add_work({"gemm", "", WorkKind::forward, {{"k", 64}, {"m", 8}, {"n", 64}}, "bf16"}, {});
+  const Setting share{Share::partition, 16, 8, true};
+  add_work(stage(1), share);
+  const auto tables = calibration_tables(c);
+  const Table& rows = table(tables, "Work");
+  ASSERT_EQ(rows.rows.size(), 4u);
+  EXPECT_EQ(rows.rows[0][0], "stage layers=1");
+  EXPECT_EQ(rows.rows[1][0], "stage head=1 layers=2");
+  EXPECT_EQ(rows.rows[2][0], "gemm k=64 m=8 n=64");
+  EXPECT_EQ(rows.rows[3][0], "stage layers=1, partition of 16 SMs, 1 of 8, others busy");
+  EXPECT_THAT(tables[0].title, HasSubstr("bf16 [mlp] hidden=64 sequence=8, whole GPU;"));
 }
 
 TEST(CalibrationReport, RanksThatDifferAreNotAveragedAway) {
