@@ -311,27 +311,11 @@ void initialise(std::span<const std::unique_ptr<CudaWorker>> workers) {
 }
 
 // How one shape of product is computed is tried out, and two trials may end differently. Ranks that are to
-// compute what one does without a pipeline, and copies that are to stay equal, need one choice: rank 0 makes
-// its own, alone and undisturbed, and the others then choose what it has no use for. Where two of those
-// differ the lower rank's choice holds, and the other is made anew.
-std::unique_ptr<RankCompute> compute_alike(const TrainingPlan& plan, Rank rank,
-                                           const device::GreenContext* share, Rendezvous& rendezvous,
-                                           layers::ProductAlgorithms& algorithms) {
-  std::unique_ptr<RankCompute> compute;
-  const auto make = [&] {
-    compute.reset();  // its memory is needed
-    compute = std::make_unique<RankCompute>(plan, rank, share, algorithms);
-    device::synchronize();
-  };
-  for (const bool of_rank_0 : {true, false}) {
-    if ((rendezvous.rank() == 0) == of_rank_0) make();
-    const std::map<std::string, std::string> own = algorithms.to_text();
-    const std::map<std::string, std::string> all = agree(rendezvous, own);
-    algorithms = layers::ProductAlgorithms::from_text(all);
-    const auto differs = [&](const auto& choice) { return all.at(choice.first) != choice.second; };
-    if (compute && std::any_of(own.begin(), own.end(), differs)) make();
-  }
-  return compute;
+// compute what one does without a pipeline, and copies that are to stay equal, need one choice. All try at
+// the same time, since loading the kernels takes longest; then the lowest rank's choice of each shape holds.
+void compute_alike(RankCompute& compute, Rendezvous& rendezvous, layers::ProductAlgorithms& algorithms) {
+  algorithms = layers::ProductAlgorithms::from_text(agree(rendezvous, algorithms.to_text()));
+  compute.choose_products(algorithms);
 }
 
 }  // namespace
@@ -393,7 +377,8 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
                                                          deadline, shared_pairs(shared->plan));
   begins("stages");
   const Rank rank{rendezvous.rank() % ranks};
-  auto compute = cuda::compute_alike(shared->plan, rank, share, rendezvous, shared->algorithms);
+  auto compute = std::make_unique<cuda::RankCompute>(shared->plan, rank, share, shared->algorithms);
+  cuda::compute_alike(*compute, rendezvous, shared->algorithms);
   auto worker = std::make_unique<cuda::CudaWorker>(shared, rank, rendezvous.rank() / ranks,
                                                    std::move(compute), std::move(transport));
   begins("weights");

@@ -99,6 +99,10 @@ void RankCompute::make_stages(layers::ProductAlgorithms& algorithms) {
   }
 }
 
+void RankCompute::choose_products(layers::ProductAlgorithms& algorithms) {
+  for (const Stage stage : program_.held) held_[stage.value].stage->choose_products(algorithms, *first_);
+}
+
 void RankCompute::initialise() {
   for (const Stage stage : program_.held) held_[stage.value].parameters->initialise(*first_, plan_.seed);
 }

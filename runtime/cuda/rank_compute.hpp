@@ -36,6 +36,9 @@ class RankCompute {
   /// Gives the parameters their first values. Takes a while, and may run beside other ranks'.
   void initialise();
 
+  /// Between steps: products are computed as `algorithms`, which has all of them, says.
+  void choose_products(layers::ProductAlgorithms& algorithms);
+
   const RankProgram& program() const { return program_; }
   std::span<const StageMemory> stage_memory() const { return stage_memory_; }
   std::array<const device::Stream*, 2> streams() const { return {&first_stream_, &second_stream_}; }

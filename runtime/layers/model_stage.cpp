@@ -232,6 +232,17 @@ struct ModelStage::Implementation {
   }
 
   void plan(ProductAlgorithms& algorithms, const Lane& lane) {
+    choose_products(algorithms, lane);
+    if (is_mlp()) return;
+    attention.emplace(attention_size, lane);
+    if (rotary()) {
+      rope_table = device::Buffer(rope_table_bytes(attention_size));
+      make_rope_table(lane, attention_size, rope_base, rope_table.as<float>());
+    }
+    lane.stream().synchronize();
+  }
+
+  void choose_products(ProductAlgorithms& algorithms, const Lane& lane) {
     const std::uint64_t h = model.hidden;
     const auto linear = [&](std::uint64_t inputs, std::uint64_t outputs, bool adds, bool bias) {
       return Linear(tokens, inputs, outputs, type, adds, bias, algorithms, lane);
@@ -244,12 +255,6 @@ struct ModelStage::Implementation {
     output.emplace(
         linear(attention_size.heads * attention_size.head_dim, h, true, model.attention.output_bias));
     if (content.head) logits.emplace(linear(h, model.vocab, false, false));
-    attention.emplace(attention_size, lane);
-    if (rotary()) {
-      rope_table = device::Buffer(rope_table_bytes(attention_size));
-      make_rope_table(lane, attention_size, rope_base, rope_table.as<float>());
-    }
-    lane.stream().synchronize();
   }
 
   NormStatistics statistics(Cursor& cursor) const {
@@ -713,6 +718,10 @@ ModelStage& ModelStage::operator=(ModelStage&&) noexcept = default;
 ModelStage::~ModelStage() = default;
 
 const StageNeeds& ModelStage::needs() const { return implementation_->needs; }
+
+void ModelStage::choose_products(ProductAlgorithms& algorithms, const Lane& lane) {
+  implementation_->choose_products(algorithms, lane);
+}
 
 Launching ModelStage::launching(OpKind kind, const Lane& lane, const StageBuffers& buffers,
                                 const StageTarget& target) const {

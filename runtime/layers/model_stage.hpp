@@ -88,6 +88,10 @@ class ModelStage {
 
   const StageNeeds& needs() const;
 
+  /// From now on products are computed as `algorithms` has it, which takes no time where it has them all. No
+  /// op of this stage is launching or running.
+  void choose_products(ProductAlgorithms& algorithms, const Lane& lane);
+
   /// An op that computes, in pieces: nothing is launched before the first is asked for. Its lane and this
   /// stage outlive it.
   Launching launching(OpKind kind, const Lane& lane, const StageBuffers& buffers,

@@ -98,6 +98,10 @@ struct ModelStage::Implementation {
     needs.gradients_kept = own.gradients_kept;
     needs.forward_scratch = needs.backward_input_scratch = Scratch::rounded(own.workspace);
     needs.backward_scratch = Scratch::rounded(own.workspace) + Scratch::rounded(own.gradients_kept);
+    choose_products(algorithms);
+  }
+
+  void choose_products(ProductAlgorithms& algorithms) {
     ProductShape product{ProductForm::forward, DataType::fp32, tokens, hidden, hidden};
     chosen(product, algorithms);
     product.outputs = 1;
@@ -161,6 +165,9 @@ ModelStage::ModelStage(const ModelShape& model, const Layout& layout, plumb::Sta
                        std::span<const Parameter> parameters, ProductAlgorithms& algorithms, const Lane&)
     : implementation_(std::make_unique<Implementation>(model, layout, stage, parameters, algorithms)) {}
 ModelStage::~ModelStage() = default;
+void ModelStage::choose_products(ProductAlgorithms& algorithms, const Lane&) {
+  implementation_->choose_products(algorithms);
+}
 const StageNeeds& ModelStage::needs() const { return implementation_->needs; }
 
 Launching ModelStage::launching(OpKind kind, const Lane& lane, const StageBuffers& buffers,
