@@ -79,12 +79,24 @@ std::string NcclTransport::at(std::uint32_t step) const {
                      step == no_index ? "at the end of its step" : fmt::format("step {}", step));
 }
 
+// NCCL may notice before the rendezvous does that a rank is gone, but not which.
+std::string NcclTransport::explained(const std::string& what) {
+  if (guard_.given_up()) return what;  // what ended the step was said with it
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds{1};
+  do {
+    if (const auto why = rendezvous_.aborted())
+      return what.find(*why) == std::string::npos ? fmt::format("{} ({})", *why, what) : what;
+    std::this_thread::sleep_for(std::chrono::milliseconds{2});
+  } while (std::chrono::steady_clock::now() < until);
+  return what;
+}
+
 template <class Issue>
 void NcclTransport::issue(std::uint32_t step, Issue issue) {
   try {
     issue();
   } catch (const DeviceError& error) {
-    const std::string reason = fmt::format("{}: {}", at(step), error.what());
+    const std::string reason = fmt::format("{}: {}", at(step), explained(error.what()));
     give_up(reason);
     throw DeviceError(reason);
   }

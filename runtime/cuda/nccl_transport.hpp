@@ -71,6 +71,7 @@ class NcclTransport : public Transport {
   void launch_reductions(bool all, std::uint32_t step);
   void all_reduce(Waiting& waiting);
   void move(Group& group, const Posted& posted, std::uint32_t peer);
+  std::string explained(const std::string& what);
   /// Runs `issue`, and lets an error say which rank and step it met.
   template <class Issue>
   void issue(std::uint32_t step, Issue issue);

@@ -4,6 +4,7 @@
 
 #include "runtime/device/stream.hpp"
 #include "schedules/ir/error.hpp"
+#include "tests/runtime/fake_device/connections.hpp"
 #include "tests/runtime/fake_device/queue.hpp"
 
 #include <algorithm>
@@ -60,6 +61,7 @@ namespace {
 std::mutex communicators_mutex;
 std::map<CommunicatorId, std::shared_ptr<ncclComm::Common>> communicators;
 std::atomic<std::uint64_t> ids{0};
+std::atomic<bool> connections_break{false};
 
 using Half = ncclComm::Half;
 // Moves what both sides are there for.
@@ -76,6 +78,14 @@ void match(ncclComm::Common& common, std::pair<std::uint32_t, std::uint32_t> end
   common.changed.notify_all();
 }
 }  // namespace
+
+}  // namespace plumb::device
+
+namespace plumb::test {
+void let_connections_break(bool broken) { device::connections_break = broken; }
+}  // namespace plumb::test
+
+namespace plumb::device {
 
 CommunicatorId make_communicator_id() {
   CommunicatorId id{};
@@ -173,7 +183,7 @@ void Communicator::all_reduce(void* data, std::size_t count, Element element, co
 }
 void Communicator::check() const {
   const std::lock_guard lock(handle_->common->mutex);
-  if (handle_->common->aborted)
+  if (handle_->common->aborted || connections_break)
     throw DeviceError("NCCL: the remote process has exited or there was a network error");
 }
 void Communicator::abort() noexcept {

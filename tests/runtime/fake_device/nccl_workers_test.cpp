@@ -7,13 +7,16 @@
 #include "schedules/ir/error.hpp"
 #include "tests/runtime/cuda/team.hpp"
 #include "tests/runtime/fake_device/choices.hpp"
+#include "tests/runtime/fake_device/connections.hpp"
 #include "tests/support/rank_threads.hpp"
 
+#include <chrono>
 #include <exception>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -137,8 +140,8 @@ TEST(NcclWorkers, StagesThatShareAMatrixAddUpItsGradients) {
   }
 }
 
-// Three copies on two ranks: the first ranks have a product that rank 0 has too, the last ones one more,
-// which rank 0 lacks. In one piece the loss is that of the choices that the pipeline made.
+// Three copies on two ranks: all have a product that rank 0 has too, the last ones one more, which rank 0
+// lacks. In one piece the loss is that of the choices that the pipeline made.
 TEST(NcclWorkers, ComputeAProductInOneWayHoweverTheirTrialsEnd) {
   const TrainingPlan plan = plan_of("1f1b", 2, CommPlacement::per_op, 3);
   std::vector<std::map<std::string, std::string>> choices(6);
@@ -184,6 +187,24 @@ TEST(NcclWorkers, AreDatedOnOneClock) {
     }
   });
   for (const std::string& error : errors) EXPECT_EQ(error, "");
+}
+
+// A rank's process dies, and NCCL finds its connections broken before the rendezvous does.
+TEST(NcclWorkers, SayWhoIsGoneWhereNcclKnowsOnlyThatSomebodyIs) {
+  const TrainingPlan plan = plan_of("1f1b", 3, CommPlacement::per_op);
+  Team dead;  // a device's memory is freed when all of it is done, which a dead process does not wait for
+  const std::vector<std::string> errors = run(plan, [&](Team& team, Rendezvous& rendezvous) {
+    if (rendezvous.rank() != 1) return one_step(team);
+    team.front()->begin_step();
+    dead = std::move(team);
+    let_connections_break(true);
+    std::this_thread::sleep_for(std::chrono::milliseconds{100});
+  });
+  let_connections_break(false);
+  for (const std::uint32_t rank : {0, 2}) {
+    EXPECT_THAT(errors[rank], HasSubstr("rank " + std::to_string(rank) + ", "));
+    EXPECT_THAT(errors[rank], HasSubstr("rank 1 is gone (NCCL: the remote process has exited"));
+  }
 }
 
 // Rank 1 goes away in the middle of a step. Everybody else ends long before anybody's patience does, and says
