@@ -184,7 +184,10 @@ bool table(const Setting& setting, const Threads& threads) {
       team.clear();
       good = good && cells[family->name].back().within(setting.bound);
     }
-    std::fprintf(stderr, "%s, %u ranks: %s\n", setting.name, ranks, watch.lap().c_str());
+    double worst = 0;
+    for (const auto& [name, row] : cells) worst = std::max(worst, row.back().difference);
+    std::fprintf(stderr, "%s, %u ranks: at most %.1e, in %s\n", setting.name, ranks, worst,
+                 watch.lap().c_str());
   }
   std::printf("\n## %s\nBound: %.0e.\n\n", setting.name, setting.bound);
   std::string head = "| schedule |", line = "|---|";
