@@ -56,6 +56,10 @@ void check_model(const ModelShape& model, std::string_view where) {
     if (attention.heads % attention.key_value_heads != 0)
       refuse(fmt::format("{} key/value heads do not divide {} heads", attention.key_value_heads,
                          attention.heads));
+    // Rotary positions turn pairs of a head's elements.
+    if (model.position == PositionKind::rotary && !attention.latent && attention.head_dim % 2 != 0)
+      refuse(fmt::format("a head has {} elements, and rotary positions need an even number",
+                         attention.head_dim));
     if (attention.latent) {
       const LatentAttention& latent = *attention.latent;
       if (latent.query_rank > 0) size("query rank", latent.query_rank);
