@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -36,6 +37,8 @@ TrainingData TrainingData::of_file(const std::string& path, const ModelShape& mo
                                    std::uint64_t seed) {
   TrainingData data(model, layout, seed);
   if (data.mlp_) throw BadInput("--data", "is of tokens; an mlp takes none");
+  std::error_code none;
+  if (std::filesystem::is_directory(path, none)) throw BadInput(path, "is a folder, not a file");
   std::ifstream file(path, std::ios::binary);
   if (!file) throw BadInput(path, fmt::format("cannot be read: {}", std::strerror(errno)));
   const std::vector<char> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
