@@ -229,6 +229,15 @@ std::optional<std::uint64_t> latest_checkpoint(const std::string& folder) {
   return steps.back();
 }
 
+void prepare_checkpoints(const std::string& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (!fs::is_directory(folder))
+    throw BadInput(folder, error ? fmt::format("cannot be made: {}", error.message()) : "is no folder");
+  if (access(folder.c_str(), W_OK | X_OK) != 0)
+    throw BadInput(folder, fmt::format("cannot be written to: {}", std::strerror(errno)));
+}
+
 void save_checkpoint(Worker& worker, const TrainingPlan& plan, const std::string& folder,
                      std::uint64_t step) {
   const fs::path whole = fs::path(folder) / name_of(step);

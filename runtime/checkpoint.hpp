@@ -19,6 +19,10 @@ namespace plumb {
 /// others return, and learn of it where they meet that rank again.
 void save_checkpoint(Worker& worker, const TrainingPlan& plan, const std::string& folder, std::uint64_t step);
 
+/// Makes the folder where it is missing. Throws BadInput where it cannot hold checkpoints: better before the
+/// first step than after the thousandth.
+void prepare_checkpoints(const std::string& folder);
+
 /// The step of the newest checkpoint in the folder, if there is one.
 std::optional<std::uint64_t> latest_checkpoint(const std::string& folder);
 

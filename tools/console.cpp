@@ -30,6 +30,23 @@ Console process_console() {
   return console;
 }
 
+void check_output(const std::string& path) {
+  if (path.empty() || path == "-") return;
+  namespace fs = std::filesystem;
+  const auto fail = [&](const std::string& why) {
+    throw BadInput(path, fmt::format("cannot be written: {}", why));
+  };
+  std::error_code error;
+  if (fs::is_directory(path, error)) fail("it is a folder");
+  if (fs::exists(path, error) && !fs::is_regular_file(path, error)) {
+    if (access(path.c_str(), W_OK) != 0) fail(std::strerror(errno));
+    return;
+  }
+  const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : ".";
+  if (access(folder.c_str(), W_OK | X_OK) != 0) fail(std::strerror(errno));
+  if (!fs::is_directory(folder, error)) fail(std::strerror(ENOTDIR));
+}
+
 void write_output(Console& console, const std::string& path,
                   const std::function<void(std::ostream&)>& write) {
   if (path == "-") return write(console.out);

@@ -23,4 +23,8 @@ Console process_console();
 /// output, and a device or pipe is written in place. Throws BadInput: cannot be written, and why.
 void write_output(Console& console, const std::string& path, const std::function<void(std::ostream&)>& write);
 
+/// Throws what write_output would throw of the place, before there is anything to write: a long run should
+/// not end with it. Nothing for an empty path.
+void check_output(const std::string& path);
+
 }  // namespace plumb::tools

@@ -6,6 +6,7 @@
 #include "runtime/executor_overhead.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/gradient_check.hpp"
+#include "runtime/runnable.hpp"
 #include "runtime/train_step.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/timeline_file.hpp"
@@ -30,6 +31,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -84,6 +86,7 @@ TrainingPlan plan_of(const Options& options, Console& console, bool speaks) {
   plan.seed = options.seed;
   plan.optimizer.learning_rate = options.learning_rate;
   plan.deadline = parse_duration(options.deadline, "--deadline");
+  require_runnable(plan);
   return plan;
 }
 
@@ -310,6 +313,13 @@ void write(const RunOutcome& outcome, const Options& options, const TrainingPlan
           : fmt::format("; --resume goes on from its checkpoint in {}", options.checkpoint));
 }
 
+// Before a step is run, so that none is run in vain.
+void check_outputs(const Options& options) {
+  check_output(options.timeline);
+  check_output(options.trace);
+  if (!options.checkpoint.empty()) prepare_checkpoints(options.checkpoint);
+}
+
 // As one rank of many, or as all.
 int run_ranks(const Options& options, const RankPlace& place, Rendezvous* rendezvous, Console& console) {
   const InterruptWish wish;
@@ -333,6 +343,7 @@ int run_ranks(const Options& options, const RankPlace& place, Rendezvous* rendez
                      fmt::format("is {}, and the checkpoint is of step {} already", options.steps, done));
     }
   }
+  if (!rendezvous || rendezvous->rank() == 0) check_outputs(options);
   const TrainingData data = options.data.empty()
                                 ? TrainingData::synthetic(plan.model, plan.layout, plan.seed)
                                 : TrainingData::of_file(options.data, plan.model, plan.layout, plan.seed);
@@ -351,6 +362,15 @@ int run(const Options& options, Console& console) {
     throw BadInput("--checkpoint-every", "needs --checkpoint DIR");
   if (!(options.learning_rate >= 0 && std::isfinite(options.learning_rate)))
     throw BadInput("--lr", fmt::format("is {}, expected a finite number from 0", options.learning_rate));
+  if (parse_duration(options.deadline, "--deadline") <= Duration{})
+    throw BadInput("--deadline", "is nothing: ranks have to wait for each other");
+  if (options.transport != "nccl") {
+    for (const auto& [given, flag] :
+         {std::pair{options.gpus > 0, "--gpus"}, std::pair{options.shares, "--shares"},
+          std::pair{options.shared_threads, "--shared-threads"}}) {
+      if (given) throw BadInput(flag, "is for --transport nccl");
+    }
+  }
   // A file that grows beyond its limit is an error to tell, not a death.
   std::signal(SIGXFSZ, SIG_IGN);
   RankRequest request;
@@ -391,6 +411,7 @@ int run(const Options& options, Console& console) {
     // So that bad input is said once, and before a GPU is touched.
     const TrainingPlan plan = plan_of(options, console, false);
     if (options.resume) check_checkpoint(plan, options.checkpoint);
+    check_outputs(options);
     return start_ranks(request, place);
   }
   if (request.transport == RunTransport::local) return run_ranks(options, place, nullptr, console);

@@ -1,6 +1,7 @@
 #include "tools/run_outcome.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 
 #include <fmt/format.h>
@@ -63,8 +64,9 @@ std::string to_json(const RunOutcome& outcome) {
 }
 
 std::string to_text(const RunOutcome& outcome, const TrainingPlan& plan) {
-  std::string text = fmt::format("{}: {} ranks, {} microbatches\n", plan.schedule.name, plan.schedule.ranks(),
-                                 plan.schedule.microbatches);
+  std::string text = fmt::format("{}: {} rank{}, {} microbatch{}\n", plan.schedule.name,
+                                 plan.schedule.ranks(), plan.schedule.ranks() == 1 ? "" : "s",
+                                 plan.schedule.microbatches, plan.schedule.microbatches == 1 ? "" : "es");
   const Duration median{at_share(outcome.steps, 0.5)};
   const double tokens =
       static_cast<double>(plan.layout.tokens()) * plan.schedule.microbatches * plan.schedule.data_parallel;
@@ -85,6 +87,8 @@ std::string to_text(const RunOutcome& outcome, const TrainingPlan& plan) {
   }
   text += "\n";
   text += fmt::format("loss      {:.6g}, at first {:.6g}\n", outcome.losses.back(), outcome.losses.front());
+  if (!std::isfinite(outcome.losses.back()))
+    text += "          the training has diverged: a smaller --lr may keep it together\n";
   if (outcome.check) {
     text += fmt::format("gradients differ by at most {:.3g} of their squared size ({})\n",
                         outcome.check->max_difference, outcome.check->worst_parameter);

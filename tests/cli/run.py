@@ -17,6 +17,9 @@ TINY = ("--model mlp --hidden 8 --layers 4 --ffn 16 --sequence 4")
 BASE = "--ranks 2 --microbatches 4 --device cpu " + TINY
 
 
+GPT = "--ranks 2 --microbatches 4 --device cpu --model gpt --hidden 16 --layers 2 --vocab 256 --sequence 8"
+
+
 def run(line):
     return subprocess.run([PLUMB, "run", *shlex.split(line)], capture_output=True, text=True, timeout=LIMIT_S)
 
@@ -126,6 +129,21 @@ class Run(unittest.TestCase):
                                                                       "process, GPU 0, share 2 of 2"])):
             self.assertEqual([rank["runs_on"] for rank in data(f"{line} {flags}")["ranks"]], [[p] for p in places])
 
+    def test_what_cannot_be_written_is_said_before_the_first_step(self):
+        with tempfile.NamedTemporaryFile() as file:
+            for flags, place in (("--trace /nowhere/t.json", "/nowhere/t.json"), ("--timeline /tmp", "/tmp"),
+                                 (f"--checkpoint {file.name}", file.name), (f"--checkpoint {file.name}/c", file.name),
+                                 ("--processes --timeline /nowhere/t.json", "/nowhere/t.json")):
+                done = run(f"--schedule 1f1b {BASE} --steps 1000000000 {flags}")
+                self.assertEqual((done.returncode, done.stdout), (2, ""), flags)
+                self.assertIn(place, done.stderr)
+                self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+
+    def test_a_training_that_falls_apart_says_so(self):
+        line = f"--schedule 1f1b {BASE} --steps 3"
+        self.assertIn("diverged", run(f"{line} --lr 1e30").stdout)
+        self.assertNotIn("diverged", run(line).stdout)
+
     def test_what_cannot_be_is_refused_with_one_sentence(self):
         for line, says in ((f"--schedule 1f1b {BASE} --resume", "--checkpoint"),
                            (f"--schedule 1f1b {BASE} --resume --checkpoint /nowhere", "/nowhere"),
@@ -137,7 +155,14 @@ class Run(unittest.TestCase):
                            (f"--schedule 1f1b {BASE} --transport nccl", "--transport"),
                            (f"--schedule 1f1b {BASE} --device cuda --processes".replace("--device cpu", ""), "--processes"),
                            (f"--schedule 1f1b {BASE} --rank 2 --rendezvous localhost:4000", "--rank"),
-                           (f"--schedule 1f1b {BASE} --rank 0 --rendezvous localhost", "--rendezvous")):
+                           (f"--schedule 1f1b {BASE} --rank 0 --rendezvous localhost", "--rendezvous"),
+                           (f"--schedule 1f1b {BASE} --deadline 0s", "--deadline"),
+                           (f"--schedule 1f1b {BASE} --gpus 2", "--gpus"), (f"--schedule 1f1b {BASE} --shares", "--shares"),
+                           (f"--schedule 1f1b {BASE} --shared-threads", "--shared-threads"),
+                           (f"--schedule 1f1b {GPT} --heads 2 --data /tmp", "/tmp: is a folder"),
+                           (f"--schedule 1f1b {GPT.replace('gpt', 'llama')} --heads 16", "even"),
+                           (f"--schedule 1f1b {GPT.split('--model')[0]} --model mixtral-8x7b --dry-run", "experts"),
+                           (f"--schedule 1f1b {BASE} --recompute full --dry-run", "recompute")):
             done = run(line)
             self.assertEqual((done.returncode, done.stdout), (2, ""), line)
             self.assertIn(says, done.stderr)
