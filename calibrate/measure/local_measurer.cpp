@@ -9,6 +9,7 @@
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
 #include "schedules/ir/error.hpp"
+#include "schedules/model/layer_costs.hpp"
 
 #include <array>
 #include <map>
@@ -41,6 +42,10 @@ class LocalMeasurer final : public Measurer {
           std::make_unique<RankBench>(request_, r == 0 ? stages_of(request_) : std::vector<CutStage>{},
                                       request.ranks > 1 ? &shares_[r] : nullptr,
                                       request.ranks > 1 ? setting_.sms : info_.multiprocessors, algorithms_));
+    }
+    if (request.ranks > 1) {
+      const Bytes message = stage_bytes(request.model, request.layout, Stage{0}).activation_message;
+      for (const auto& rank : ranks_) rank->send_messages(message);
     }
     classes_.emplace(request_, algorithms_, ranks_.front()->streams());
     for (auto* block : {&sent_, &received_}) *block = device::Buffer(largest_message * most_at_once);

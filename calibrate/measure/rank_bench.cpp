@@ -97,11 +97,23 @@ Company company_of(WorkKind measured) {
 Background RankBench::busy(Company company) {
   StageRig& rig = *layer_;
   if (company == Company::pairs)
-    return {streams_.main, [&rig] { rig.launch(WorkKind::forward_beside_backward); }};
-  return {streams_.main, [&rig] {
-            rig.launch(WorkKind::forward);
-            rig.launch(WorkKind::backward);
+    return {streams_.main, [this, &rig] { launch(rig, WorkKind::forward_beside_backward); }};
+  return {streams_.main, [this, &rig] {
+            launch(rig, WorkKind::forward);
+            launch(rig, WorkKind::backward);
           }};
+}
+
+void RankBench::launch(StageRig& rig, WorkKind kind) {
+  rig.launch(kind);
+  send(kind);
+}
+
+// A forward's output or a backward's gradient, of a pair both; weights' gradients stay.
+void RankBench::send(WorkKind kind) {
+  if (!messages_ || kind == WorkKind::backward_weight || kind == WorkKind::optimizer) return;
+  messages_->send_behind(streams_.main);
+  if (kind == WorkKind::forward_beside_backward) messages_->send_behind(streams_.main);
 }
 
 RankBench::Op RankBench::op_of(const WorkTarget& target) const {
@@ -131,7 +143,10 @@ std::vector<Measurement> RankBench::time_in_turns(const std::vector<WorkTarget>&
     std::vector<Turn> turns;
     for (std::size_t i = 0; i < ops.size(); ++i) {
       const Op& op = ops[i];
-      Turn turn{[&op] { op.rig->launch_before(op.kind); }, [&op] { op.rig->launch(op.kind); }};
+      Turn turn{[this, &op] {
+                  if (const auto before = before_in_a_pipeline(op.kind)) launch(*op.rig, *before);
+                },
+                [&op] { op.rig->launch(op.kind); }, [this, &op] { send(op.kind); }};
       if (op.parts) {
         turn.launch = [&op, &timer] {
           timer.begin();

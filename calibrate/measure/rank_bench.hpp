@@ -1,6 +1,7 @@
 // One rank's place on a GPU, and the work of a model that is measured there.
 #pragma once
 #include "calibrate/measure/background.hpp"
+#include "calibrate/measure/rank_messages.hpp"
 #include "calibrate/measure/sampler.hpp"
 #include "calibrate/measure/stage_rig.hpp"
 #include "calibrate/measure/turn_sampler.hpp"
@@ -14,6 +15,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,6 +60,8 @@ class RankBench {
   bool has(const WorkKey& work) const;
   bool has_memory(const WorkKey& work) const;
 
+  /// From here on messages of that size follow each op, be it measured or beside one that is.
+  void send_messages(Bytes bytes) { messages_.emplace(bytes); }
   /// Computes forwards and backwards of a layer, or pairs of both, until the result is destroyed.
   Background busy(Company company = Company::forwards_and_backwards);
   /// All in turns, in the order in which they were asked for.
@@ -90,7 +94,12 @@ class RankBench {
   void keep(const Op& op, const WorkTarget& target, const TurnSamples& sampled);
   void keep_parts(const Op& op, const TurnSamples& sampled, const TimedParts& parts);
 
+  /// And what it sends.
+  void launch(StageRig& rig, WorkKind kind);
+  void send(WorkKind kind);
+
   RankStreams streams_;
+  std::optional<RankMessages> messages_;
   std::vector<std::unique_ptr<StageRig>> held_;
   std::map<WorkKey, StageRig*> rigs_;  // by the key of the forward; two names may have one
   StageRig* layer_ = nullptr;

@@ -109,19 +109,20 @@ StageRig::Microbatch StageRig::microbatch(const ModelShape& model, const Layout&
   return m;
 }
 
-void StageRig::launch_before(WorkKind kind) {
+std::optional<WorkKind> before_in_a_pipeline(WorkKind kind) {
   switch (kind) {
     case WorkKind::forward:
-      return launch(WorkKind::backward);
+      return WorkKind::backward;
     case WorkKind::backward_input:
     case WorkKind::backward:
-      return launch(WorkKind::forward);
+      return WorkKind::forward;
     case WorkKind::backward_weight:
-      return launch(WorkKind::backward_input);
+      return WorkKind::backward_input;
     case WorkKind::forward_beside_backward:
     case WorkKind::optimizer:
-      return;  // a pair finds what the pair before it left; the optimizer reads more than any cache holds
+      break;
   }
+  return std::nullopt;
 }
 
 void StageRig::launch(WorkKind kind) {

@@ -9,9 +9,16 @@
 #include "schedules/model/model_shape.hpp"
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace plumb::measure {
+
+/// What a rank of a busy pipeline computes right before an op of this kind: a backward before a forward, of
+/// one microbatch after another. Weights that a forward would find in the second-level cache if forwards
+/// followed each other are not there in a step. Nothing for a pair, which finds what the pair before it left,
+/// and the optimizer, which reads more than any cache holds.
+std::optional<WorkKind> before_in_a_pipeline(WorkKind kind);
 
 /// Weights, optimizer state and two microbatches that have been through forward and backward_input: what is
 /// measured takes them in turns, so that nothing is found in a cache that would not be there in a step.
@@ -25,11 +32,6 @@ class StageRig {
   /// Queues it once. The other stream begins after what is in the main one, and the main one goes on after
   /// it.
   void launch(WorkKind kind);
-  /// Queues what a rank of a busy pipeline computes right before an op of this kind: a backward before a
-  /// forward, of one microbatch after another. Weights that a forward would find in the second-level cache if
-  /// forwards followed each other are not there in a step.
-  void launch_before(WorkKind kind);
-
   const layers::StageNeeds& needs() const { return stage_->needs(); }
   std::uint64_t parameters() const { return elements_of(specs_); }
   Bytes weight_bytes() const { return weights_.bytes(); }

@@ -71,6 +71,7 @@ std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span
     slot.end.record(stream);
     slot.clock.end(stream);
     slot.noted.record(stream);
+    if (turn.after) turn.after();
     queue.push_back({thing, &slot, host, !slot.begin.happened(), counts});
   };
   const auto collect = [&] {

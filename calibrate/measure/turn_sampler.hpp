@@ -17,6 +17,8 @@ struct Turn {
   std::function<void()> before;
   /// Queues the thing.
   std::function<void()> launch;
+  /// Queues what is to run right behind, untimed; may be nothing.
+  std::function<void()> after = {};
   /// Once it has ended; may be nothing. Turns end in the order in which they were launched.
   std::function<void()> ended = {};
 };
