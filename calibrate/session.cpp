@@ -20,10 +20,6 @@ constexpr std::array<WorkKind, 5> kinds{WorkKind::forward, WorkKind::backward_in
                                         WorkKind::backward_weight, WorkKind::backward,
                                         WorkKind::forward_beside_backward};
 
-// Pairs of stages are derived from their ops; a layer's pair tells how well.
-constexpr std::array<WorkKind, 4> stage_kinds{WorkKind::forward, WorkKind::backward_input,
-                                              WorkKind::backward_weight, WorkKind::backward};
-
 // Targets in order, each once, and only those that can be measured.
 class Plan {
  public:
@@ -64,7 +60,7 @@ std::vector<const Layout*> all_cuts(const CalibrationRequest& request) {
 void add_work(Plan& plan, const CalibrationRequest& request, const Setting& setting) {
   for (const Layout* layout : all_cuts(request)) {
     for (const Stage stage : all_stages(*layout)) {
-      for (const WorkKind kind : stage_kinds) {
+      for (const WorkKind kind : kinds) {
         plan.add(WorkTarget{stage_work(request.model, *layout, stage, kind), setting});
       }
     }
