@@ -159,6 +159,35 @@ std::vector<bool> throttled(std::span<const Sample> samples, double tolerance) {
   return marks;
 }
 
+std::optional<double> clock_exponent(std::span<const Sample> samples) {
+  constexpr std::size_t least = 11;
+  constexpr double sure = 0.1;
+  constexpr double least_spread = 0.001;  // of the clock
+  std::vector<std::pair<double, double>> points;  // log clock, log duration
+  for (const Sample& sample : samples) {
+    if (sample.sm_clock_mhz == 0 || sample.duration.ns <= 0) continue;
+    points.emplace_back(std::log(sample.sm_clock_mhz), std::log(static_cast<double>(sample.duration.ns)));
+  }
+  const auto n = static_cast<double>(points.size());
+  if (points.size() < least) return std::nullopt;
+  double mean_x = 0, mean_y = 0;
+  for (const auto& [x, y] : points) {
+    mean_x += x / n;
+    mean_y += y / n;
+  }
+  double xx = 0, xy = 0, yy = 0;
+  for (const auto& [x, y] : points) {
+    xx += (x - mean_x) * (x - mean_x);
+    xy += (x - mean_x) * (y - mean_y);
+    yy += (y - mean_y) * (y - mean_y);
+  }
+  if (xx <= n * least_spread * least_spread) return std::nullopt;
+  const double slope = xy / xx;
+  const double left = std::max(0.0, yy - slope * xy);
+  if (std::sqrt(left / (n - 2) / xx) > sure) return std::nullopt;
+  return -slope;
+}
+
 Summary summary_of(std::span<const Sample> samples) {
   PLUMB_CHECK(!samples.empty());
   const std::vector<bool> aside = throttled(samples);
@@ -175,6 +204,11 @@ Summary summary_of(std::span<const Sample> samples) {
     std::sort(clocks.begin(), clocks.end());
     summary.sm_clock_mhz = clocks[(clocks.size() - 1) / 2];
   }
+  std::vector<Sample> kept;
+  for (std::size_t k = 0; k < samples.size(); ++k) {
+    if (!aside[k]) kept.push_back(samples[k]);
+  }
+  if (const auto exponent = clock_exponent(kept)) summary.clock_exponent_ppm = std::llround(*exponent * 1e6);
   summary.samples = static_cast<std::uint32_t>(in_size.size());
   summary.set_aside = static_cast<std::uint32_t>(samples.size() - in_size.size());
   summary.minimum = in_size.front();

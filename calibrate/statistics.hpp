@@ -40,6 +40,9 @@ struct Summary {
   Duration high;
   Steadiness steadiness = Steadiness::steady;
   std::uint32_t sm_clock_mhz = 0;  // the samples' median; 0: not known
+  /// In millionths, how durations follow the clock: as the clock to the power of minus that. 1,000,000: all
+  /// of the work counts cycles; 0: none does. Only where the clock moved enough meanwhile to tell.
+  std::optional<std::int64_t> clock_exponent_ppm = {};
   bool operator==(const Summary&) const = default;
 };
 
@@ -64,6 +67,10 @@ Duration median(std::span<const Duration> sorted);
 /// setting the slower half aside would make it look faster than it is. What heat or a brake does is a step
 /// well beyond that. Samples without a clock are never throttled.
 std::vector<bool> throttled(std::span<const Sample> samples, double tolerance = 0.15);
+
+/// By least squares between the logarithms of durations and clocks; nothing where that is not known to a
+/// tenth (its standard error), or from fewer than 11 samples with a clock.
+std::optional<double> clock_exponent(std::span<const Sample> samples);
 
 /// In the order they were taken. Throttled ones are set aside. Throws nothing; at least one sample.
 Summary summary_of(std::span<const Sample> samples);

@@ -193,5 +193,22 @@ TEST(StoppingRule, ZeroTimesAreNeverPrecise) {
   EXPECT_EQ(set.verdict({.most = 50}, {1}), Verdict::most_samples);
 }
 
+// Durations of 1 s x (1,000 MHz / clock)^0.8, at clocks from 1,400 to 1,595 MHz.
+TEST(Statistics, AnExponentSaysHowDurationsFollowTheClock) {
+  std::vector<Sample> samples;
+  for (std::uint32_t k = 0; k < 40; ++k) {
+    const std::uint32_t mhz = 1'400 + 5 * k;
+    samples.push_back({{std::llround(1e9 * std::pow(1'000.0 / mhz, 0.8))}, mhz});
+  }
+  ASSERT_TRUE(clock_exponent(samples));
+  EXPECT_NEAR(*clock_exponent(samples), 0.8, 1e-6);
+  EXPECT_EQ(summary_of(samples).clock_exponent_ppm, 800'000);
+  // As many samples that differ as widely for another reason tell nothing.
+  for (std::size_t k = 0; k < samples.size(); ++k) samples[k].duration.ns += k % 2 ? 200'000'000 : 0;
+  EXPECT_FALSE(clock_exponent(samples));
+  EXPECT_FALSE(clock_exponent(std::vector<Sample>(40, Sample{{1'000}, 1'500}))) << "the clock did not move";
+  EXPECT_FALSE(clock_exponent(std::span(samples).first(10)));
+}
+
 }  // namespace
 }  // namespace plumb
