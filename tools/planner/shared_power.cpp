@@ -1,6 +1,7 @@
 #include "tools/planner/shared_power.hpp"
 
 #include "calibrate/lookup.hpp"
+#include "tools/planner/step_clock.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -19,17 +20,41 @@ constexpr int most_rounds = 8;
 
 Duration scaled(Duration duration, std::int64_t ppm) { return {(duration.ns * ppm + million / 2) / million}; }
 
-/// The upper quartile: a multiprocessor that waits may sleep, and then counts fewer cycles than its clock
-/// has.
-std::uint32_t clock_in(const Calibration& calibration, const Setting& setting) {
+bool is_op(const TimedWork& work) {
+  return (work.work.name == "layer" || work.work.name == "stage") && work.work.kind != WorkKind::optimizer;
+}
+bool is_pair(const TimedWork& work) { return work.work.kind == WorkKind::forward_beside_backward; }
+
+std::uint32_t middle(std::vector<std::uint32_t> clocks) {
+  if (clocks.empty()) return 0;
+  const auto half = clocks.begin() + static_cast<std::ptrdiff_t>((clocks.size() - 1) / 2);
+  std::nth_element(clocks.begin(), half, clocks.end());
+  return *half;
+}
+
+/// While ops other than pairs ran, or pairs.
+std::uint32_t clock_in(const Calibration& calibration, const Setting& setting, bool pairs) {
   std::vector<std::uint32_t> clocks;
   for (const TimedWork& work : calibration.work) {
-    if (work.setting == setting && work.time.sm_clock_mhz > 0) clocks.push_back(work.time.sm_clock_mhz);
+    if (work.setting == setting && is_op(work) && is_pair(work) == pairs && work.time.sm_clock_mhz > 0)
+      clocks.push_back(work.time.sm_clock_mhz);
   }
-  if (clocks.empty()) return 0;
-  const auto upper = clocks.begin() + static_cast<std::ptrdiff_t>(3 * clocks.size() / 4);
-  std::nth_element(clocks.begin(), upper, clocks.end());
-  return *upper;
+  return middle(std::move(clocks));
+}
+
+/// Of each kind the layer's; a pair, whose clock moves less than it takes to tell, does what a backward does.
+std::array<double, 5> clock_exponents(const Calibration& calibration, const Setting& full) {
+  std::array<double, 5> exponents{};
+  for (std::size_t k = 0; k < kinds.size(); ++k) {
+    for (const TimedWork& work : calibration.work) {
+      if (work.setting != full || work.work.name != "layer" || work.work.kind != kinds[k]) continue;
+      if (work.time.clock_exponent_ppm)
+        exponents[k] = std::clamp(static_cast<double>(*work.time.clock_exponent_ppm) / million, 0.0, 1.0);
+    }
+  }
+  if (exponents[pair_kind] == 0)
+    exponents[pair_kind] = exponents[static_cast<std::size_t>(WorkKind::backward)];
+  return exponents;
 }
 
 /// Of every kind, what the setting makes of a layer; nothing where a kind was not measured in it.
@@ -37,7 +62,8 @@ std::optional<SharedPower::Load> load_in(const Calibration& calibration, const S
                                          const Setting& full) {
   SharedPower::Load load;
   load.busy = 1 - static_cast<double>(setting.idle_others) / setting.of;
-  load.sm_clock_mhz = clock_in(calibration, setting);
+  load.sm_clock_mhz = clock_in(calibration, setting, false);
+  load.pair_clock_mhz = clock_in(calibration, setting, true);
   for (std::size_t k = 0; k < kinds.size(); ++k) {
     // Every sort of layer counts once.
     std::int64_t some = 0;
@@ -123,6 +149,15 @@ class BusyRanks {
   std::vector<Knot> knots_;
 };
 
+/// Measured on an H200: within steps of 600 ms that its power limit slows, each op's duration is explained
+/// best by the load of its last 40 to 70 ms.
+constexpr Duration control_lag{50'000'000};
+
+StepClock clock_of(const SharedPower& power, const Timeline& timeline) {
+  return StepClock(timeline, control_lag,
+                   [&](double busy, double pairs) { return power.clock(busy, pairs); });
+}
+
 // All ops at the pace of the step's mean load.
 Prediction at_mean_load(const LoweredSchedule& schedule, const CostModel& cost,
                         const ExecutionOptions& options, const SharedPower& power, Detail detail) {
@@ -147,7 +182,7 @@ SharedPower::Load SharedPower::at(double busy) const {
     const std::int64_t least = million * full_mhz() / most_mhz;
     const std::int64_t ppm = std::clamp<std::int64_t>(
         std::llround(std::cbrt(busy) * static_cast<double>(million)), least, million);
-    Load load{busy, static_cast<std::uint32_t>((million * full_mhz() + ppm / 2) / ppm), {}};
+    Load load{busy, static_cast<std::uint32_t>((million * full_mhz() + ppm / 2) / ppm), {}, 0};
     load.pace_ppm.fill(ppm);
     return load;
   }
@@ -157,10 +192,28 @@ SharedPower::Load SharedPower::at(double busy) const {
   const Load& more = *above;
   const double share = (busy - less.busy) / (more.busy - less.busy);
   const auto between = [&](double a, double b) { return std::llround(a + share * (b - a)); };
-  Load load{busy, static_cast<std::uint32_t>(between(less.sm_clock_mhz, more.sm_clock_mhz)), {}};
+  Load load{busy,
+            static_cast<std::uint32_t>(between(less.sm_clock_mhz, more.sm_clock_mhz)),
+            {},
+            static_cast<std::uint32_t>(between(less.pair_clock_mhz, more.pair_clock_mhz))};
   for (std::size_t k = 0; k < load.pace_ppm.size(); ++k)
     load.pace_ppm[k] = between(static_cast<double>(less.pace_ppm[k]), static_cast<double>(more.pace_ppm[k]));
   return load;
+}
+
+double SharedPower::clock(double busy, double pairs) const {
+  const Load load = at(busy);
+  if (load.pair_clock_mhz == 0) return load.sm_clock_mhz;
+  return (1 - pairs) * load.sm_clock_mhz + pairs * load.pair_clock_mhz;
+}
+
+std::int64_t SharedPower::pace_ppm(std::size_t kind, double busy, double clock_mhz) const {
+  const Load load = at(busy);
+  const double exponent = clock_exponent[kind];
+  if (exponent == 0) return load.pace_ppm[kind];
+  // At the clock of the load, which the step does not have.
+  const double clock = kind == pair_kind ? load.pair_clock_mhz : load.sm_clock_mhz;
+  return std::llround(static_cast<double>(load.pace_ppm[kind]) * std::pow(clock / clock_mhz, exponent));
 }
 
 std::optional<SharedPower> shared_power(const Calibration& calibration) {
@@ -169,7 +222,7 @@ std::optional<SharedPower> shared_power(const Calibration& calibration) {
     return std::nullopt;
   SharedPower power;
   power.most_mhz = calibration.provenance.most_sm_clock_mhz;
-  const std::uint32_t mhz = clock_in(calibration, full);
+  const std::uint32_t mhz = clock_in(calibration, full, false);
   if (mhz == 0 || power.most_mhz == 0) return std::nullopt;
   std::set<Setting> partial;
   for (const TimedWork& work : calibration.work) {
@@ -182,8 +235,13 @@ std::optional<SharedPower> shared_power(const Calibration& calibration) {
   }
   std::sort(power.loads.begin(), power.loads.end(),
             [](const SharedPower::Load& a, const SharedPower::Load& b) { return a.busy < b.busy; });
-  power.loads.push_back({1, std::min(mhz, power.most_mhz), {}});
+  power.loads.push_back({1, std::min(mhz, power.most_mhz), {}, clock_in(calibration, full, true)});
   power.loads.back().pace_ppm.fill(million);
+  const auto knows_clocks = [](const SharedPower::Load& load) {
+    return load.sm_clock_mhz > 0 && load.pair_clock_mhz > 0;
+  };
+  if (std::all_of(power.loads.begin(), power.loads.end(), knows_clocks))
+    power.clock_exponent = clock_exponents(calibration, full);
   return power;
 }
 
@@ -202,23 +260,26 @@ Prediction predict_at_shared_power(const LoweredSchedule& schedule, const CostMo
   Prediction prediction = predict(schedule, paced, options, detail);
   for (int round = 0; round < most_rounds; ++round) {
     const BusyRanks busy(prediction.timeline);
+    const StepClock clock = clock_of(power, prediction.timeline);
     paced.overrides = cost.overrides;
     for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
       const auto& spans = prediction.timeline.ranks[r].compute;
       for (std::size_t i = 0; i < spans.size(); ++i) {
         const ComputeSpan& span = spans[i];
         if (span.begin == span.end || given.contains({Rank{r}, span.action})) continue;
-        const SharedPower::Load load = power.at(busy.mean(span.begin, span.end) / schedule.ranks());
+        const std::int64_t pace =
+            power.pace_ppm(kind_of(span.action), busy.mean(span.begin, span.end) / schedule.ranks(),
+                           clock.mean_mhz(span.begin, span.end));
         const ComputeSpan& base = alone.ranks[r].compute[i];
-        paced.overrides.push_back(
-            {Rank{r}, span.action, scaled(base.end - base.begin, load.pace_ppm[kind_of(span.action)])});
+        paced.overrides.push_back({Rank{r}, span.action, scaled(base.end - base.begin, pace)});
       }
     }
     const Duration before = prediction.report.step_time;
     prediction = predict(schedule, paced, options, detail);
     if (std::abs((prediction.report.step_time - before).ns) * 10'000 < before.ns) break;
   }
-  prediction.sm_clock_mhz = power.at(1 - prediction.report.idle_share).sm_clock_mhz;
+  prediction.sm_clock_mhz =
+      static_cast<std::uint32_t>(std::lround(clock_of(power, prediction.timeline).mean_mhz()));
   return prediction;
 }
 

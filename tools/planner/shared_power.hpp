@@ -18,14 +18,17 @@ struct SharedPower {
   /// Measured with some of the ranks computing all the time and the others idle.
   struct Load {
     double busy = 1;                 // share of the ranks
-    std::uint32_t sm_clock_mhz = 0;  // that the power limit left
+    std::uint32_t sm_clock_mhz = 0;  // that the power limit left them
     /// [forward, backward_input, backward_weight, backward, pair] in millionths of what a layer takes under
     /// full load.
     std::array<std::int64_t, 5> pace_ppm{};
+    std::uint32_t pair_clock_mhz = 0;  // while all that are busy compute pairs, which takes more power
     bool operator==(const Load&) const = default;
   };
   std::vector<Load> loads;     // the full one last; nothing else where only that was measured
   std::uint32_t most_mhz = 0;  // what the chip could
+  /// [kind] how durations follow the clock (Summary::clock_exponent_ppm); 0 where that was not measured.
+  std::array<double, 5> clock_exponent{};
   std::uint32_t full_mhz() const { return loads.back().sm_clock_mhz; }
   bool operator==(const SharedPower&) const = default;
 
@@ -35,6 +38,12 @@ struct SharedPower {
   /// computation goes with it. An H200 near its highest clock needs more power for more clock than that (at
   /// 1.85 GHz the fifth power), and what waits for memory hardly gains: measured loads know both.
   Load at(double busy) const;
+
+  /// With that share of the ranks busy, which compute pairs for that share of their time.
+  double clock(double busy, double pairs) const;
+  /// Of an op under full load, in millionths: what it takes with that share of the ranks busy while it runs,
+  /// at that clock.
+  std::int64_t pace_ppm(std::size_t kind, double busy, double clock_mhz) const;
 };
 
 /// Of a calibration whose ranks were shares of one GPU, measured while all others computed; nothing for
@@ -42,11 +51,14 @@ struct SharedPower {
 /// by what others do.
 std::optional<SharedPower> shared_power(const Calibration& calibration);
 
-/// Nothing is fitted. Where partial loads were measured, each op goes at the pace that its kind has with as
-/// many ranks busy as are, on average, while it runs; as that depends on the timeline, the step is predicted
-/// again until it stays. (Within one step of 12 ms on an H200 the same backward takes 1.42 ms beside a busy
-/// neighbour and 1.26 ms beside an idle one.) With full load alone, all ops go at the pace of the step's
-/// busy share. Messages and gradient reductions, which move memory, keep their durations.
+/// Nothing is fitted. What idle neighbours give an op has two parts, and both were measured. The power limit
+/// leaves all ranks a higher clock: the one measured at the busy share of the last 50 ms (step_clock),
+/// between that of forwards and backwards and that of pairs by the time spent with each. Durations follow it
+/// as they did while they were calibrated (clock_exponent). What they gain beyond that is the neighbours'
+/// part of caches and memory: that goes by the ranks that are busy while the op runs. As both depend on the
+/// timeline, the step is predicted again until it stays. Without clock exponents everything goes by the ranks
+/// that are busy meanwhile; with full load alone, all ops go at the pace of the step's busy share. Messages
+/// and gradient reductions, which move memory, keep their durations.
 Prediction predict_at_shared_power(const LoweredSchedule& schedule, const CostModel& cost,
                                    const ExecutionOptions& options, const SharedPower& power, Detail detail);
 

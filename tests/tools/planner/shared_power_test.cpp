@@ -78,6 +78,24 @@ TEST(SharedPower, AnOpGoesAtThePaceOfTheRanksThatAreBusyMeanwhile) {
   EXPECT_NEAR(static_cast<double>(prediction.report.step_time.ns) / 1e6, 3.5 + 1.618 + 1, 2e-2);
 }
 
+// With one of two ranks idle a forward takes 0.8 as long, at 1,440 MHz instead of 1,000; it follows the
+// clock's square root, so 1.2 of that is the clock's, and 0.96 would be left at 1,000 MHz. Pairs have a clock
+// of their own: 900 and 1,296 MHz.
+TEST(SharedPower, TheClocksShareOfAPaceGoesByTheClock) {
+  SharedPower power = full_load(1000, 2000);
+  power.loads.back().pair_clock_mhz = 900;
+  power.loads.insert(power.loads.begin(), {0.5, 1440, {800'000, 800'000, 800'000, 800'000, 800'000}, 1296});
+  EXPECT_EQ(power.pace_ppm(0, 0.5, 1000), 800'000) << "without an exponent there is one pace";
+  power.clock_exponent.fill(0.5);
+  EXPECT_EQ(power.pace_ppm(0, 0.5, 1440), 800'000);
+  EXPECT_EQ(power.pace_ppm(0, 0.5, 1000), 960'000);
+  EXPECT_EQ(power.pace_ppm(0, 1, 1440), 833'333);
+  EXPECT_EQ(power.pace_ppm(4, 0.5, 900), 960'000);
+  EXPECT_DOUBLE_EQ(power.clock(1, 0), 1000);
+  EXPECT_DOUBLE_EQ(power.clock(1, 0.5), 950);
+  EXPECT_DOUBLE_EQ(power.clock(0.5, 1), 1296);
+}
+
 TimedWork layer(WorkKind kind, std::int64_t ns, std::uint32_t mhz, std::uint32_t idle) {
   TimedWork work;
   work.work.name = "layer";
@@ -121,9 +139,12 @@ TEST(SharedPower, PartialLoadsAreMeasuredAgainstFullLoad) {
   ASSERT_EQ(power.loads.size(), 2u);
   EXPECT_EQ(power.loads[0].busy, 0.5);
   EXPECT_EQ(power.loads[0].sm_clock_mhz, 1700u);
+  EXPECT_EQ(power.loads[0].pair_clock_mhz, 1700u);
+  EXPECT_EQ(power.loads[1].pair_clock_mhz, 1400u);
+  EXPECT_EQ(power.clock_exponent, (std::array<double, 5>{})) << "nobody measured them";
   EXPECT_EQ(power.loads[0].pace_ppm,
             (std::array<std::int64_t, 5>{900'000, 900'000, 900'000, 900'000, 750'000}));
-  EXPECT_EQ(power.full_mhz(), 1400u) << "the upper quartile of 1,400 four times and 1,500";
+  EXPECT_EQ(power.full_mhz(), 1400u) << "of 1,500 and three times 1,400; the pair's is its own";
 }
 
 }  // namespace
