@@ -1,7 +1,7 @@
 #include "calibrate/measure/turn_sampler.hpp"
 
 #include "calibrate/measure/op_clock.hpp"
-#include "calibrate/turns.hpp"
+#include "calibrate/round_robin.hpp"
 #include "runtime/device/event.hpp"
 
 #include <algorithm>
@@ -51,7 +51,7 @@ Duration median_of(std::vector<Duration>& durations) {
 std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span<const Turn> turns,
                                          const StoppingRule& rule, Load& load) {
   const Duration warming = load.settling();
-  Turns order(turns.size(), rule, turns.size() > 1 ? observing_turns : observing_load, most_of_turns);
+  RoundRobin order(turns.size(), rule, turns.size() > 1 ? observing_turns : observing_load, most_of_turns);
   std::vector<std::vector<Duration>> launches(turns.size());
   std::vector<std::vector<std::size_t>> taken(turns.size());  // [turn][sample]: which of its turns
   std::vector<std::size_t> ended(turns.size(), 0);

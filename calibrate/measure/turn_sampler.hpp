@@ -19,7 +19,7 @@ struct Turn {
   std::function<void()> launch;
   /// Queues what is to run right behind, untimed; may be nothing.
   std::function<void()> after = {};
-  /// Once it has ended; may be nothing. Turns end in the order in which they were launched.
+  /// Once it has ended; may be nothing. RoundRobin end in the order in which they were launched.
   std::function<void()> ended = {};
 };
 
@@ -30,8 +30,8 @@ struct TurnSamples {
 };
 
 /// All in `stream`. Another turn is queued before the last one has ended, so that the measured rank is as
-/// busy as one of a full pipeline; what the host was late for does not count (calibrate/turns). Warmed up
-/// until the clock has settled, which `load` knows. [turn]
+/// busy as one of a full pipeline; what the host was late for does not count (calibrate/round_robin). Warmed
+/// up until the clock has settled, which `load` knows. [turn]
 std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span<const Turn> turns,
                                          const StoppingRule& rule, Load& load);
 

@@ -11,11 +11,11 @@
 
 namespace plumb {
 
-class Turns {
+class RoundRobin {
  public:
   /// `things` > 0. `observe`: the least time over which they are looked at; the most is the rule's budget for
   /// each of them, or `most`, or `observe` where that is more.
-  Turns(std::size_t things, const StoppingRule& rule, Duration observe, Duration most);
+  RoundRobin(std::size_t things, const StoppingRule& rule, Duration observe, Duration most);
 
   /// Which one is to be queued next: each once a round, every round in an order of its own, so that no thing
   /// is met by the same phase of what swings, and none always runs behind the same other one. Always the same

@@ -1,4 +1,4 @@
-#include "calibrate/turns.hpp"
+#include "calibrate/round_robin.hpp"
 
 #include <algorithm>
 #include <set>
@@ -12,12 +12,12 @@ constexpr Duration ms{1'000'000};
 constexpr StoppingRule rule{0.01, 6, 100, Duration{100'000'000}};
 
 // Every one of them `times` times, all samples alike.
-void take(Turns& turns, std::size_t things, std::size_t times, bool on_time = true) {
+void take(RoundRobin& turns, std::size_t things, std::size_t times, bool on_time = true) {
   for (std::size_t k = 0; k < things * times; ++k) turns.take(turns.next(), {ms, 1'500}, on_time);
 }
 
-TEST(Turns, GiveEachThingOneTurnARoundInAnotherOrderEachTime) {
-  Turns turns(5, rule, ms, ms * 1'000);
+TEST(RoundRobin, GiveEachThingOneTurnARoundInAnotherOrderEachTime) {
+  RoundRobin turns(5, rule, ms, ms * 1'000);
   std::set<std::vector<std::size_t>> orders;
   for (int round = 0; round < 20; ++round) {
     std::vector<std::size_t> order(5);
@@ -31,8 +31,8 @@ TEST(Turns, GiveEachThingOneTurnARoundInAnotherOrderEachTime) {
   EXPECT_GE(orders.size(), 14u);
 }
 
-TEST(Turns, GoOnUntilTheLastThingIsPreciseAndAllWereObservedLongEnough) {
-  Turns turns(2, rule, ms * 50, ms * 10'000);
+TEST(RoundRobin, GoOnUntilTheLastThingIsPreciseAndAllWereObservedLongEnough) {
+  RoundRobin turns(2, rule, ms * 50, ms * 10'000);
   for (int k = 0; k < 6; ++k) turns.take(0, {ms, 1'500}, true);
   for (int k = 0; k < 5; ++k) turns.take(1, {ms, 1'500}, true);
   EXPECT_FALSE(turns.over(ms * 60)) << "one has five samples, and the rule wants six";
@@ -42,21 +42,21 @@ TEST(Turns, GoOnUntilTheLastThingIsPreciseAndAllWereObservedLongEnough) {
 }
 
 // Two things with 100 ms each: 200 ms, and no more than 150 where that is the most.
-TEST(Turns, EndWithTheBudgetOfAllThings) {
-  const auto wild = [](Turns& turns) {
+TEST(RoundRobin, EndWithTheBudgetOfAllThings) {
+  const auto wild = [](RoundRobin& turns) {
     for (int k = 0; k < 20; ++k) turns.take(turns.next(), {ms * (1 + k), 1'500}, true);
   };
-  Turns turns(2, rule, ms * 50, ms * 10'000);
+  RoundRobin turns(2, rule, ms * 50, ms * 10'000);
   wild(turns);
   EXPECT_FALSE(turns.over(ms * 199));
   EXPECT_TRUE(turns.over(ms * 200));
-  Turns shorter(2, rule, ms * 50, ms * 150);
+  RoundRobin shorter(2, rule, ms * 50, ms * 150);
   wild(shorter);
   EXPECT_TRUE(shorter.over(ms * 150));
 }
 
-TEST(Turns, WhatTheHostWasLateForDoesNotCount) {
-  Turns turns(1, rule, ms, ms * 1'000);
+TEST(RoundRobin, WhatTheHostWasLateForDoesNotCount) {
+  RoundRobin turns(1, rule, ms, ms * 1'000);
   take(turns, 1, 3);
   turns.take(0, {ms * 9, 1'500}, false);
   take(turns, 1, 3);
@@ -64,16 +64,16 @@ TEST(Turns, WhatTheHostWasLateForDoesNotCount) {
   EXPECT_EQ(turns.samples(0), std::vector<Sample>(6, Sample{ms, 1'500}));
 }
 
-TEST(Turns, WhereTheHostIsAlwaysLateThatIsHowItRuns) {
-  Turns turns(1, rule, ms, ms * 1'000);
+TEST(RoundRobin, WhereTheHostIsAlwaysLateThatIsHowItRuns) {
+  RoundRobin turns(1, rule, ms, ms * 1'000);
   take(turns, 1, 8, false);
   EXPECT_FALSE(turns.over(ms * 99));
   EXPECT_TRUE(turns.over(ms * 100)) << "the budget; the late ones are as many as the rule asks for";
   EXPECT_EQ(turns.samples(0).size(), 8u);
 }
 
-TEST(Turns, AreNotOverBeforeEachThingWasSeenUnlessTenTimesTheBudgetIsSpent) {
-  Turns turns(2, rule, ms, ms * 1'000);
+TEST(RoundRobin, AreNotOverBeforeEachThingWasSeenUnlessTenTimesTheBudgetIsSpent) {
+  RoundRobin turns(2, rule, ms, ms * 1'000);
   take(turns, 2, 5);
   EXPECT_FALSE(turns.over(ms * 1'999));
   EXPECT_TRUE(turns.over(ms * 2'000));
