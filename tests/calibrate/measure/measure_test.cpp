@@ -17,6 +17,7 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -216,19 +217,46 @@ TEST(LocalMeasurer, TheLayersPartsAddUpToIt) {
   }
 }
 
+// Of a whole model in one stage (embedding, layers and head) and of a layer, for every kind of model. That
+// the kernels write exactly these bytes is a test of the layers: Stages.WriteTheirBlocksAndNothingElse.
 TEST(LocalMeasurer, ItsMemoryIsWhatTheFormulasSay) {
-  for (const CalibrationRequest& request : {small_request(1), small_request(2, ShortForm::Kind::gpt)}) {
-    const auto measurer = make_measurer(request);
-    for (std::uint32_t s = 0; s < request.ranks; ++s) {
-      const MemoryTarget target{stage_work(request.model, request.layout, Stage{s}, WorkKind::forward)};
-      ASSERT_TRUE(measurer->can_measure(target));
-      const auto memory = std::get<MeasuredMemory>(measurer->measure(target, {})[0].figures);
-      const StageBytes formula = stage_bytes(request.model, request.layout, Stage{s});
-      EXPECT_EQ(memory.weights, formula.weights);
-      EXPECT_EQ(memory.gradients, formula.gradients);
-      EXPECT_EQ(memory.kept_by_forward, formula.kept_by_forward);
-      EXPECT_EQ(memory.freed_by_backward_input, formula.freed_by_backward_input);
-      EXPECT_EQ(memory.added_by_backward_input, formula.added_by_backward_input);
+  CalibrationRequest llama = small_request(1);
+  CalibrationRequest gpt2 = llama;
+  gpt2.model.norm = NormKind::layer_norm;
+  gpt2.model.ffn_kind = FfnKind::gelu;
+  gpt2.model.position = PositionKind::learned;
+  gpt2.model.learned_positions = 1024;
+  gpt2.model.attention.qkv_bias = gpt2.model.attention.output_bias = gpt2.model.ffn_bias = true;
+  gpt2.model.tied_embeddings = true;
+  CalibrationRequest mlp = llama;
+  mlp.model = {};
+  mlp.model.architecture = Architecture::mlp;
+  mlp.model.hidden = 256;
+  mlp.model.layers = 4;
+  mlp.model.ffn = 1024;
+  for (CalibrationRequest request : {llama, gpt2, mlp}) {
+    for (const WeightType type : {WeightType::bf16, WeightType::fp32}) {
+      request.layout.numerics.weights = type;
+      const auto measurer = make_measurer(request);
+      Layout one = request.layout;
+      one.stages = {{0, 1, 0, false, false, Recompute::none}};
+      const std::pair<WorkKey, StageBytes> all[] = {
+          {stage_work(request.model, request.layout, Stage{0}, WorkKind::forward),
+           stage_bytes(request.model, request.layout, Stage{0})},
+          {layer_work(request.model, request.layout, 0, WorkKind::forward),
+           stage_bytes(request.model, one, Stage{0})}};
+      for (const auto& [work, formula] : all) {
+        SCOPED_TRACE(to_string(MemoryTarget{work}));
+        ASSERT_TRUE(measurer->can_measure(MemoryTarget{work}));
+        const auto memory = std::get<MeasuredMemory>(measurer->measure(MemoryTarget{work}, {})[0].figures);
+        EXPECT_EQ(memory.weights, formula.weights);
+        EXPECT_EQ(memory.gradients, formula.gradients);
+        EXPECT_EQ(memory.kept_by_forward, formula.kept_by_forward);
+        EXPECT_EQ(memory.freed_by_backward_input, formula.freed_by_backward_input);
+        EXPECT_EQ(memory.added_by_backward_input, formula.added_by_backward_input);
+        EXPECT_EQ(memory.freed_by_backward_weight, formula.kept_by_forward - formula.freed_by_backward_input +
+                                                       formula.added_by_backward_input);
+      }
     }
   }
 }

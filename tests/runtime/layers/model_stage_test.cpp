@@ -515,6 +515,117 @@ TEST_P(Stages, KeepsWhatTheFormulasSay) {
   }
 }
 
+// A block of the device between two others that nobody may write to.
+class Guarded {
+ public:
+  static constexpr std::int64_t fence = 4096;
+  explicit Guarded(Bytes bytes) : bytes_(bytes), buffer_(bytes + Bytes{2 * fence}) {}
+  void* data() const { return buffer_.as<std::byte>() + fence; }
+  Bytes bytes() const { return bytes_; }
+  const device::Buffer& whole() const { return buffer_; }
+
+ private:
+  Bytes bytes_;
+  device::Buffer buffer_;
+};
+
+// What calibration writes down and the arena is planned with are the bytes that kernels write: all of each
+// block, nothing beside it, and of the scratch no more than was asked for. An op runs twice on blocks filled
+// with two bytes; one that holds what it was filled with both times was not written. The pieces of a block
+// are multiples of sixteen bytes here, so that nothing lies between them.
+TEST_P(Stages, WriteTheirBlocksAndNothingElse) {
+  const Case& c = GetParam();
+  const ModelShape model = model_of(c);
+  const bool mlp = c.architecture == Architecture::mlp;
+  const Layout layout = layout_of(c, {{0, 1, 0, true, false, Recompute::none},
+                                      {1, 1, 0, false, false, Recompute::none},
+                                      {2, 1, 0, false, true, Recompute::none}});
+  make_weights(model, c.type);
+  const auto all = views();
+  const std::uint64_t tokens = layout.tokens();
+  for (std::uint32_t s = 0; s < 3; ++s) {
+    const ModelStage stage(model, layout, plumb::Stage{s}, all, algorithms, lane);
+    const StageNeeds& n = stage.needs();
+    const bool first = s == 0, last = s == 2;
+    Matrix ignored;
+    const auto noise = [&] { return random(c.type, tokens, model.hidden, ignored); };
+    const auto ids = [&] { return random_ids(tokens, static_cast<std::uint32_t>(model.vocab)); };
+    // What is read: the input and the gradient that comes in; the target.
+    const bool text = first && !mlp;
+    Owned input = noise(), d_output = noise(), target = noise();
+    if (text) put(input.tensor.data, ids());
+    if (last && !mlp) put(target.tensor.data, ids());
+    const Guarded output(n.output), for_input(n.kept_for_input), for_weight(n.kept_for_weight),
+        gradients(n.gradients_kept), d_input(first ? Bytes{} : n.input);
+    Owned loss = upload(DataType::fp32, 1, 1, {0});
+
+    const auto run = [&](OpKind kind, Bytes scratch_bytes, std::vector<const Guarded*> written) {
+      const Guarded scratch(scratch_bytes);
+      const std::vector<const Guarded*> blocks{&output,    &for_input, &for_weight,
+                                               &gradients, &d_input,   &scratch};
+      std::map<const Guarded*, std::vector<std::uint8_t>> before, after[2];
+      written.push_back(&scratch);
+      for (int round = 0; round < 2; ++round) {
+        const std::uint8_t filling = round == 0 ? 0x5A : 0xA5;
+        for (const Guarded* block : written) {
+          device::fill(stream, block->whole().data(), filling,
+                       static_cast<std::size_t>(block->whole().bytes().count));
+        }
+        stream.synchronize();
+        const auto bytes = [&](const Guarded* block) {
+          return get<std::uint8_t>(block->whole().data(),
+                                   static_cast<std::size_t>(block->whole().bytes().count));
+        };
+        for (const Guarded* block : blocks) before[block] = bytes(block);
+        StageBuffers b{
+            kind == OpKind::forward ? input.tensor.data
+            : last                  ? nullptr
+                                    : d_output.tensor.data,
+            kind == OpKind::forward ? (last ? nullptr : output.data()) : (first ? nullptr : d_input.data()),
+            for_input.data(),
+            for_weight.data(),
+            gradients.data(),
+            Scratch(scratch.data(), scratch.bytes())};
+        stage
+            .launching(kind, lane, b,
+                       {last && kind == OpKind::forward ? target.tensor.data : nullptr, 1.0F,
+                        static_cast<float*>(loss.tensor.data)})
+            .finish();
+        stream.synchronize();
+        for (const Guarded* block : blocks) after[round][block] = bytes(block);
+        for (const Guarded* block : blocks) {
+          const auto& was = before[block];
+          const auto& is = after[round][block];
+          const auto size = static_cast<std::size_t>(block->bytes().count);
+          const std::size_t begin = Guarded::fence, end = begin + size;
+          for (std::size_t i = 0; i < was.size(); ++i) {
+            const bool inside = i >= begin && i < end;
+            const bool may = inside && std::find(written.begin(), written.end(), block) != written.end();
+            if (!may && was[i] != is[i]) {
+              ADD_FAILURE() << words(kind) << " of stage " << s << " wrote byte "
+                            << static_cast<std::int64_t>(i) - Guarded::fence << " of a block of " << size;
+              break;
+            }
+          }
+        }
+      }
+      // The scratch may have room for more: partial sums of more tokens, what cuDNN asked for.
+      for (const Guarded* block : written) {
+        if (block == &scratch) continue;
+        const auto size = static_cast<std::size_t>(block->bytes().count);
+        std::size_t untouched = 0;
+        for (std::size_t at = Guarded::fence; at < Guarded::fence + size; ++at)
+          untouched += after[0][block][at] == 0x5A && after[1][block][at] == 0xA5;
+        EXPECT_EQ(untouched, 0U) << words(kind) << " of stage " << s << ", of a block of " << size;
+      }
+    };
+    run(OpKind::forward, n.forward_scratch, {&output, &for_input, &for_weight});
+    run(OpKind::backward_input, n.backward_input_scratch, {&gradients, &d_input});
+    run(OpKind::backward_weight, n.backward_weight_scratch, {});
+    run(OpKind::backward, n.backward_scratch, {&d_input});
+  }
+}
+
 // Two streams, a forward beside a backward of another microbatch: the same numbers as one after the other.
 TEST_P(Stages, AForwardBesideABackwardChangesNothing) {
   const Case& c = GetParam();
