@@ -62,6 +62,10 @@ struct NcclOptions {
   NcclSession* session = nullptr;                            // all processes have one, or none has
   /// Told what is begun while a worker is made (`communicators`), for people who wait.
   std::function<void(const std::string& what)> begins = nullptr;
+  /// Told, from whichever thread finds out, that this rank has given up, and why: before it ends its
+  /// messages, which may never return where another rank is frozen. Also where the rank's thread makes no
+  /// headway in the middle of a step for longer than the deadline, so that it will not find out itself.
+  std::function<void(const std::string& why)> lost = nullptr;
 };
 
 /// This process's worker, of copy x ranks + rank == rendezvous.rank(). Together with all others, and as slow

@@ -5,6 +5,7 @@
 #include "tools/spelling.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <new>
 #include <string>
 #include <vector>
@@ -50,7 +51,8 @@ int main(int argc, char** argv) {
     return 2;
   } catch (const plumb::DeviceError& error) {
     say(console, error.what());
-    return 3;
+    // At once: what libraries do at the end of a process may wait for a device, or a rank, that is lost.
+    std::_Exit(3);
   } catch (const std::bad_alloc&) {
     say(console, "not enough memory for this request");
     return 2;

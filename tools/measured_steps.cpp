@@ -5,8 +5,10 @@
 #include "runtime/cpu_backend.hpp"
 #include "runtime/executor.hpp"
 #include "runtime/gpu_workers.hpp"
+#include "runtime/launch/last_word.hpp"
 #include "runtime/record_exchange.hpp"
 #include "runtime/together.hpp"
+#include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
 
 #include <algorithm>
@@ -61,8 +63,13 @@ void run_all(Crew& crew, const std::function<void(Worker&)>& body) {
   if (crew.rendezvous == nullptr) return run_together(crew.workers, body);
   try {
     body(*crew.workers.front());
+  } catch (const DeviceError& error) {
+    // The others are told why, and then this rank's streams and messages end, if they can.
+    crew.rendezvous->abort(error.what());
+    end_after(error.what());
+    crew.workers.front()->abort();
+    throw;
   } catch (const std::exception& error) {
-    // The others are told why, and then this rank's streams and messages end.
     crew.rendezvous->abort(error.what());
     crew.workers.front()->abort();
     throw;

@@ -1,5 +1,6 @@
 #include "tools/rank_processes.hpp"
 
+#include "runtime/launch/last_word.hpp"
 #include "runtime/launch/mps.hpp"
 #include "runtime/launch/own_ranks.hpp"
 #include "schedules/ir/error.hpp"
@@ -142,6 +143,7 @@ int start_ranks(const RankRequest& request, const RankPlace& place) {
 
 NcclOptions gpu_of(const RankPlace& place, bool shares) {
   NcclOptions options;
+  options.lost = [](const std::string& why) { end_after(why); };
   options.device = place.placement.local_rank % place.gpus;
   // Whoever says only its own rank starts all of them on one machine.
   const std::uint32_t here =

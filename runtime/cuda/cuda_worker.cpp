@@ -374,7 +374,7 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
   auto* const kept = static_cast<cuda::NcclCommunicators*>(options.session);
   auto transport = std::make_unique<cuda::NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
                                                          kept, options.channels, options.shared_threads,
-                                                         deadline, shared_pairs(shared->plan));
+                                                         deadline, shared_pairs(shared->plan), options.lost);
   begins("stages");
   const Rank rank{rendezvous.rank() % ranks};
   auto compute = std::make_unique<cuda::RankCompute>(shared->plan, rank, share, shared->algorithms);

@@ -27,7 +27,8 @@ std::string to_bytes(std::span<const double> values) {
 
 NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
                              NcclCommunicators* kept, std::uint32_t channels, bool shared_threads,
-                             std::chrono::milliseconds deadline, std::vector<SharedPair> shared)
+                             std::chrono::milliseconds deadline, std::vector<SharedPair> shared,
+                             std::function<void(const std::string&)> lost)
     : schedule_(schedule),
       rendezvous_(rendezvous),
       guard_(guard),
@@ -36,7 +37,12 @@ NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendez
       own_(kept ? nullptr : std::make_unique<NcclCommunicators>()),
       communicators_(kept ? *kept : *own_),
       messages_(schedule.per_rank[rank_.value].messages.size()),
-      shared_(std::move(shared)) {
+      shared_(std::move(shared)),
+      tell_lost_(std::move(lost)),
+      headway_(deadline + std::chrono::seconds{2}, tell_lost_ ? [this, deadline](std::uint32_t step) {
+        tell_lost_(fmt::format("{}: no call of the driver's has come back for {:.3g} s", at(step, nullptr),
+                               std::chrono::duration<double>(deadline).count()));
+      } : std::function<void(std::uint32_t)>{}) {
   PLUMB_CHECK(rendezvous.ranks() == schedule.ranks() * schedule.data_parallel);
   make_groups(channels, shared_threads, deadline);
   clock_offset_ = rendezvous.clock_offset(host_now).offset;
@@ -73,30 +79,33 @@ void NcclTransport::make_groups(std::uint32_t channels, bool shared_threads,
   reductions_ = std::vector<Span>(reduction_groups_.size());
 }
 
-std::string NcclTransport::at(std::uint32_t step) const {
-  return fmt::format("rank {}{}, {}", rank_.value,
+std::string NcclTransport::at(std::uint32_t step, const Op* op) const {
+  return fmt::format("rank {}{}, {}{}", rank_.value,
                      schedule_.data_parallel > 1 ? fmt::format(" of copy {}", copy_) : "",
-                     step == no_index ? "at the end of its step" : fmt::format("step {}", step));
+                     step == no_index ? "at the end of its step" : fmt::format("step {}", step),
+                     op ? fmt::format(", {}", to_string(*op)) : "");
 }
 
-// NCCL may notice before the rendezvous does that a rank is gone, but not which.
+// NCCL may notice before the rendezvous does that a rank is gone, but not which; what it says then helps
+// nobody.
 std::string NcclTransport::explained(const std::string& what) {
   if (guard_.given_up()) return what;  // what ended the step was said with it
   const auto until = std::chrono::steady_clock::now() + std::chrono::seconds{1};
   do {
-    if (const auto why = rendezvous_.aborted())
-      return what.find(*why) == std::string::npos ? fmt::format("{} ({})", *why, what) : what;
+    if (const auto why = rendezvous_.aborted()) return what.find(*why) == std::string::npos ? *why : what;
     std::this_thread::sleep_for(std::chrono::milliseconds{2});
   } while (std::chrono::steady_clock::now() < until);
   return what;
 }
 
 template <class Issue>
-void NcclTransport::issue(std::uint32_t step, Issue issue) {
+void NcclTransport::issue(std::uint32_t step, const Op* op, Issue issue) {
   try {
     issue();
   } catch (const DeviceError& error) {
-    const std::string reason = fmt::format("{}: {}", at(step), explained(error.what()));
+    const std::string reason = fmt::format("{}: {}", at(step, op), explained(error.what()));
+    headway_.rests();
+    if (tell_lost_) tell_lost_(reason);
     give_up(reason);
     throw DeviceError(reason);
   }
@@ -111,6 +120,7 @@ void NcclTransport::begin_step(std::span<const device::Stream* const> streams) {
   base_.synchronize();
   base_time_ = (host_now() - TimePoint{}) - clock_offset_;
   for (const device::Stream* stream : streams) stream->wait(base_);
+  headway_.at(0);
 }
 
 void NcclTransport::move(Group& group, const Posted& posted, std::uint32_t peer) {
@@ -122,8 +132,9 @@ void NcclTransport::move(Group& group, const Posted& posted, std::uint32_t peer)
 }
 
 void NcclTransport::post(std::span<const Posted> messages, bool together, std::uint32_t step) {
+  headway_.at(step);
   if (messages.empty()) return;
-  issue(step, [&] {
+  issue(step, &messages.front().message->op, [&] {
     // One group: of a whole batch, or of the one message that stands alone.
     Group& group = *groups_[message_groups_[messages.front().message->index]];
     PLUMB_CHECK(together || messages.size() == 1);
@@ -146,13 +157,14 @@ const device::Event& NcclTransport::end_of(std::uint32_t message, std::uint32_t 
 
 void NcclTransport::reduce(const ReduceStep& reduction, std::span<float> gradients,
                            const device::Event& after, std::uint32_t step) {
+  headway_.at(step);
   reached_[reduction.index] = {&reduction, gradients, &after};
   launch_reductions(false, step);
 }
 
 // In the order of stages, as far as they have been reached.
 void NcclTransport::launch_reductions(bool all, std::uint32_t step) {
-  issue(step, [&] {
+  issue(step, nullptr, [&] {
     for (; launched_ < by_stage_.size(); ++launched_) {
       Waiting& waiting = reached_[by_stage_[launched_]];
       if (!waiting.reduction) break;
@@ -178,7 +190,8 @@ void NcclTransport::all_reduce(Waiting& waiting) {
 }
 
 void NcclTransport::wait_for(const device::Event& event, const std::string& what) {
-  issue(no_index, [&] {
+  headway_.at(no_index);
+  issue(no_index, nullptr, [&] {
     guard_.wait(
         [&] {
           if (event.happened()) return true;
@@ -204,17 +217,19 @@ void NcclTransport::finish_step() {
     wait_for(reductions_[i].end,
              fmt::format("the sum of the gradients of stage {}", reduction_stages_[i].value));
   }
+  headway_.rests();
 }
 
 void NcclTransport::share(std::uint32_t pair, std::span<float> gradients, const device::Event& after) {
   const device::Event done;
-  issue(no_index, [&] {
+  issue(no_index, nullptr, [&] {
     Group& group = *groups_.at(shared_groups_[pair]);
     group.stream.wait(after);
     group.communicator->all_reduce(gradients.data(), gradients.size(), device::Element::fp32, group.stream);
     done.record(group.stream);
   });
   wait_for(done, "the other half of the gradients of the tied head");
+  headway_.rests();
 }
 
 // A kernel of NCCL's holds waiting and transfer, so when the transfer began is nobody's to know.
@@ -251,8 +266,10 @@ void NcclTransport::give_up(const std::string& reason) noexcept {
   // itself.
   if (std::this_thread::get_id() != owner_ || lost_) return;
   lost_ = true;
-  communicators_.abort();
+  headway_.rests();
+  // The others first: what NCCL does to end may wait for one that is frozen.
   rendezvous_.abort(reason);
+  communicators_.abort();
 }
 
 }  // namespace plumb::cuda

@@ -1,6 +1,7 @@
 // Ranks in processes of their own, on one machine or many: messages through NCCL.
 #pragma once
 #include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/cuda/headway.hpp"
 #include "runtime/cuda/nccl_communicators.hpp"
 #include "runtime/cuda/nccl_groups.hpp"
 #include "runtime/cuda/step_guard.hpp"
@@ -11,6 +12,7 @@
 #include "schedules/ir/lower.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -37,7 +39,8 @@ class NcclTransport : public Transport {
   /// from the computation beside it.
   NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
                 NcclCommunicators* kept, std::uint32_t channels, bool shared_threads,
-                std::chrono::milliseconds deadline, std::vector<SharedPair> shared = {});
+                std::chrono::milliseconds deadline, std::vector<SharedPair> shared = {},
+                std::function<void(const std::string&)> lost = nullptr);
   ~NcclTransport() override;
 
   void begin_step(std::span<const device::Stream* const> streams) override;
@@ -72,11 +75,11 @@ class NcclTransport : public Transport {
   void all_reduce(Waiting& waiting);
   void move(Group& group, const Posted& posted, std::uint32_t peer);
   std::string explained(const std::string& what);
-  /// Runs `issue`, and lets an error say which rank and step it met.
+  /// Runs `issue`, and lets an error say which rank it met at which step and (if it is given) operation.
   template <class Issue>
-  void issue(std::uint32_t step, Issue issue);
+  void issue(std::uint32_t step, const Op* op, Issue issue);
   void wait_for(const device::Event& event, const std::string& what);
-  std::string at(std::uint32_t step) const;
+  std::string at(std::uint32_t step, const Op* op) const;
 
   const LoweredSchedule& schedule_;
   Rendezvous& rendezvous_;
@@ -102,6 +105,8 @@ class NcclTransport : public Transport {
   Duration clock_offset_{};
   std::thread::id owner_ = std::this_thread::get_id();  // that launches
   bool lost_ = false;
+  std::function<void(const std::string&)> tell_lost_;  // NcclOptions::lost
+  Headway headway_;                                    // of the rank's thread; it ends before all else
 };
 
 }  // namespace plumb::cuda

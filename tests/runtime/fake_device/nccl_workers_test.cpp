@@ -13,6 +13,7 @@
 #include <chrono>
 #include <exception>
 #include <functional>
+#include <future>
 #include <map>
 #include <mutex>
 #include <string>
@@ -27,7 +28,10 @@ namespace plumb {
 namespace {
 
 using namespace plumb::test;
+using testing::EndsWith;
 using testing::HasSubstr;
+using testing::StartsWith;
+using testing::UnorderedElementsAre;
 
 TrainingPlan plan_of(const std::string& name, std::uint32_t ranks, CommPlacement placement,
                      std::uint32_t data_parallel = 1) {
@@ -192,19 +196,49 @@ TEST(NcclWorkers, AreDatedOnOneClock) {
 // A rank's process dies, and NCCL finds its connections broken before the rendezvous does.
 TEST(NcclWorkers, SayWhoIsGoneWhereNcclKnowsOnlyThatSomebodyIs) {
   const TrainingPlan plan = plan_of("1f1b", 3, CommPlacement::per_op);
+  std::mutex mutex;
+  std::vector<std::string> told;
+  NcclOptions options;
+  options.lost = [&](const std::string& why) {
+    const std::lock_guard lock(mutex);
+    told.push_back(why);
+  };
   Team dead;  // a device's memory is freed when all of it is done, which a dead process does not wait for
-  const std::vector<std::string> errors = run(plan, [&](Team& team, Rendezvous& rendezvous) {
-    if (rendezvous.rank() != 1) return one_step(team);
-    team.front()->begin_step();
-    dead = std::move(team);
-    let_connections_break(true);
-    std::this_thread::sleep_for(std::chrono::milliseconds{100});
-  });
+  const std::vector<std::string> errors = run(
+      plan,
+      [&](Team& team, Rendezvous& rendezvous) {
+        if (rendezvous.rank() != 1) return one_step(team);
+        team.front()->begin_step();
+        dead = std::move(team);
+        let_connections_break(true);
+        std::this_thread::sleep_for(std::chrono::milliseconds{100});
+      },
+      options);
   let_connections_break(false);
   for (const std::uint32_t rank : {0, 2}) {
-    EXPECT_THAT(errors[rank], HasSubstr("rank " + std::to_string(rank) + ", "));
-    EXPECT_THAT(errors[rank], HasSubstr("rank 1 is gone (NCCL: the remote process has exited"));
+    EXPECT_THAT(errors[rank], StartsWith("rank " + std::to_string(rank) + ", "));
+    EXPECT_THAT(errors[rank], EndsWith(": rank 1 is gone"));
   }
+  EXPECT_THAT(told, UnorderedElementsAre(errors[0], errors[2]));
+}
+
+// Rank 0 begins a step and does nothing more, as if the driver kept it.
+TEST(NcclWorkers, ARankThatIsStuckIsTold) {
+  TrainingPlan plan = plan_of("1f1b", 2, CommPlacement::per_op);
+  plan.deadline = Duration{200'000'000};
+  std::promise<std::string> told;
+  std::string why;
+  const std::vector<std::string> errors = run_ranks(2, [&](Rendezvous& rendezvous) -> std::string {
+    NcclOptions options;
+    if (rendezvous.rank() == 0) options.lost = [&](const std::string& text) { told.set_value(text); };
+    Team team;
+    team.push_back(make_nccl_worker(plan, rendezvous, options));
+    team.front()->begin_step();
+    if (rendezvous.rank() == 0) why = told.get_future().get();
+    return "";
+  });
+  for (const std::string& error : errors) EXPECT_EQ(error, "");
+  EXPECT_EQ(why, "rank 0, step 0: no call of the driver's has come back for 0.2 s");
 }
 
 // Rank 1 goes away in the middle of a step. Everybody else ends long before anybody's patience does, and says
