@@ -21,6 +21,7 @@
 #include "tools/render/report_tables.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -148,7 +149,8 @@ int measure(const Options& options, Console& console) {
 
   Calibration calibration = load_begun(options);
   request.algorithms = calibration.algorithms;
-  if (!options.algorithms.empty()) request.algorithms.merge(load_calibration(options.algorithms).algorithms);
+  if (!options.algorithms.empty())
+    request.algorithms.merge(load_calibration(options.algorithms, "--algorithms").algorithms);
   require_measurer(request.transport);
   std::unique_ptr<Rendezvous> rendezvous;
   ProcessPlace place;
@@ -265,7 +267,7 @@ int measure(const Options& options, Console& console) {
 // ----- what was measured
 
 int show(const Options& options, Console& console) {
-  const Calibration calibration = load_calibration(options.show);
+  const Calibration calibration = load_calibration(options.show, "--show");
   if (!options.svg.empty()) {
     write_output(console, options.svg,
                  [&](std::ostream& out) { out << render::calibration_svg(calibration); });
@@ -286,6 +288,23 @@ int show(const Options& options, Console& console) {
   return 0;
 }
 
+constexpr std::array<const char*, 5> groups{"work", "transfers", "slowdowns", "memory", "layer"};
+
+// The figures of a group, which stand in `found` the furthest apart first.
+std::vector<const FigureDifference*> of_group(const CalibrationDifference& found, const std::string& group) {
+  std::vector<const FigureDifference*> all;
+  for (const FigureDifference& one : found.figures) {
+    if (one.group == group) all.push_back(&one);
+  }
+  return all;
+}
+
+std::string value_text(std::int64_t value, const std::string& unit) {
+  if (unit == "ns") return fmt::format("{:.2f} us", static_cast<double>(value) / 1e3);
+  if (unit == "ppm") return fmt::format("{:.3f} times", static_cast<double>(value) / 1e6);
+  return fmt::format("{} {}", value, unit);
+}
+
 void compare_json(std::ostream& out, const CalibrationDifference& found) {
   const auto figure = [](const FigureDifference& one) {
     return fmt::format(R"({{"name":{},"group":"{}","rel":{:.6f},"a_{}":{},"b_{}":{}}})",
@@ -299,13 +318,11 @@ void compare_json(std::ostream& out, const CalibrationDifference& found) {
   }
   fmt::print(out, R"("only_in_a":{},"only_in_b":{},"groups":[)", found.only_in_a, found.only_in_b);
   bool first = true;
-  for (const std::string group : {"work", "transfers", "slowdowns", "memory", "layer"}) {
-    const auto of_group = [&](const FigureDifference& one) { return one.group == group; };
-    const auto worst = std::find_if(found.figures.begin(), found.figures.end(), of_group);
-    if (worst == found.figures.end()) continue;
+  for (const std::string group : groups) {
+    const auto all = of_group(found, group);
+    if (all.empty()) continue;
     fmt::print(out, R"({}{{"group":"{}","compared":{},"median_abs_rel":{:.6f},"worst":{}}})",
-               first ? "" : ",", group, std::count_if(found.figures.begin(), found.figures.end(), of_group),
-               median_abs_relative(found, group), figure(*worst));
+               first ? "" : ",", group, all.size(), median_abs_relative(found, group), figure(*all.front()));
     first = false;
   }
   fmt::print(out, "],\"figures\":[");
@@ -315,8 +332,8 @@ void compare_json(std::ostream& out, const CalibrationDifference& found) {
 }
 
 int compare(const Options& options, Console& console) {
-  const Calibration a = load_calibration(options.compare[0]);
-  const Calibration b = load_calibration(options.compare[1]);
+  const Calibration a = load_calibration(options.compare[0], "--compare");
+  const Calibration b = load_calibration(options.compare[1], "--compare");
   if (!same_gpu_class(a.provenance.gpu, b.provenance.gpu) && !options.force) {
     throw BadInput(options.compare[0],
                    fmt::format("was measured on {}, {} on {}; --force compares them all the same",
@@ -336,15 +353,22 @@ int compare(const Options& options, Console& console) {
   if (const auto cycles = median_abs_relative_cycles(found)) {
     fmt::print(console.out, "of the work, in clock cycles {}\n", percent(*cycles));
   }
-  console.out << "\n";
-  render::Table table;
-  table.head = {"furthest apart", "a", "b", "unit", "difference"};
+  render::Table by_group;
+  by_group.head = {"of", "figures", "median |difference|", "furthest"};
+  for (const std::string group : groups) {
+    const auto all = of_group(found, group);
+    if (all.empty()) continue;
+    by_group.rows.push_back({group, fmt::format("{}", all.size()), percent(median_abs_relative(found, group)),
+                             percent(relative(*all.front()))});
+  }
+  console.out << "\n" << to_text(by_group);
+  // Names are long: they stand last.
+  fmt::print(console.out, "\n{:>10}  {:>14}  {:>14}  {}\n", "difference", "a", "b", "furthest apart");
   for (std::size_t k = 0; k < std::min<std::size_t>(20, found.figures.size()); ++k) {
     const FigureDifference& one = found.figures[k];
-    table.rows.push_back(
-        {one.name, fmt::format("{}", one.a), fmt::format("{}", one.b), one.unit, percent(relative(one))});
+    fmt::print(console.out, "{:>10}  {:>14}  {:>14}  {}\n", percent(relative(one)),
+               value_text(one.a, one.unit), value_text(one.b, one.unit), one.name);
   }
-  console.out << to_text(table);
   return 0;
 }
 

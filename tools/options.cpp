@@ -236,15 +236,14 @@ ExecutionOptions ExecutionFlags::load() const {
   return options;
 }
 
-Calibration load_calibration(const std::string& name) {
+Calibration load_calibration(const std::string& name, const char* option) {
   const auto& bundled = bundled_calibrations();
   if (const auto found = bundled.find(name); found != bundled.end())
     return parse_calibration(found->second, name);
   if (looks_like_file(name)) return parse_calibration(read_input(name), name);
   std::string names;
   for (const auto& [key, content] : bundled) names += fmt::format(" {}", key);
-  throw BadInput("--calibration",
-                 fmt::format("'{}' is neither a file nor bundled; bundled are:{}", name, names));
+  throw BadInput(option, fmt::format("'{}' is neither a file nor bundled; bundled are:{}", name, names));
 }
 
 void add_json(CLI::App& app, bool& json) { app.add_flag("--json", json, "Print JSON for scripts"); }

@@ -75,7 +75,7 @@ struct ExecutionFlags {
 };
 
 /// A bundled calibration by name, or a file. Throws BadInput that lists the bundled ones.
-Calibration load_calibration(const std::string& name);
+Calibration load_calibration(const std::string& name, const char* option = "--calibration");
 
 /// `--json` and `--out FILE`.
 void add_json(CLI::App& app, bool& json);
