@@ -47,7 +47,7 @@ Measurement ClassBench::time(const SlowdownTarget& target, const StoppingRule& r
   const double own_ns = once(key.work_class, rule, sampler);
   const double other_ns = once(key.beside, rule, sampler);
   // Long enough to meet several of the other's pieces, wherever between two of them it begins.
-  const int times = static_cast<int>(std::clamp(std::max(4 * other_ns, long_enough_ns) / own_ns, 4.0, 60.0));
+  const int times = static_cast<int>(std::clamp(std::max(2 * other_ns, long_enough_ns) / own_ns, 2.0, 60.0));
   const Timed timed = in_a_row(lane, key.work_class, times);
   const std::array<std::function<Sample()>, 2> turns{[&] { return sampler.once(timed).sample; },
                                                      [&] {

@@ -286,17 +286,23 @@ class Bench {
   /// Single parts, once and four times in a row.
   void pieces_together() {
     const bool mlp = model_.architecture == Architecture::mlp;
+    const bool gated = model_.ffn_kind == FfnKind::swiglu;
+    const char* const up = gated ? "gate_up" : "up";
+    const char* const activation = gated ? "swiglu" : "gelu";
     using Name = std::pair<const char*, WorkKind>;
     constexpr WorkKind F = WorkKind::forward, I = WorkKind::backward_input, W = WorkKind::backward_weight;
     const std::vector<std::pair<Name, Name>> mixes =
         mlp ? std::vector<std::pair<Name, Name>>{{{"linear_1", F}, {"gelu", F}},
                                                  {{"linear_2", F}, {"gelu", I}},
                                                  {{"linear_1", W}, {"linear_2", I}}}
-            : std::vector<std::pair<Name, Name>>{
-                  {{"attention", F}, {"swiglu", F}}, {{"attention", F}, {"qkv", F}},
-                  {{"attention", I}, {"swiglu", I}}, {{"attention", I}, {"down", W}},
-                  {{"norm_1", F}, {"gate_up", F}},   {{"qkv", W}, {"output", F}},
-                  {{"attention", F}, {"norm_1", I}}, {{"attention", F}, {"attention", I}}};
+            : std::vector<std::pair<Name, Name>>{{{"attention", F}, {activation, F}},
+                                                 {{"attention", F}, {"qkv", F}},
+                                                 {{"attention", I}, {activation, I}},
+                                                 {{"attention", I}, {"down", W}},
+                                                 {{"norm_1", F}, {up, F}},
+                                                 {{"qkv", W}, {"output", F}},
+                                                 {{"attention", F}, {"norm_1", I}},
+                                                 {{"attention", F}, {"attention", I}}};
     for (const auto& [a, b] : mixes) {
       const Pieces::Piece& first = piece(*pieces_, a.first, a.second);
       const Pieces::Piece& second = piece(*pieces_beside_, b.first, b.second);
@@ -568,6 +574,7 @@ int main(int argc, char** argv) {
     form.hidden = std::stoull(argv[3]);
     form.heads = std::stoull(argv[4]);
     form.layers = std::stoull(argv[6]);
+    form.sequence = std::stoull(argv[5]);
     if (argc > 8 && std::string(argv[8]) != "messages") form.vocab = std::stoull(argv[8]);
     CalibrationRequest request;
     request.model = model_of(form);
