@@ -65,6 +65,8 @@ struct Neighbours {
 Setting main_setting(const Calibration& calibration) {
   std::map<Setting, std::size_t> counts;
   for (const TimedWork& one : calibration.work) ++counts[one.setting];
+  const auto is_flushed = [](const auto& count) { return count.first.flushed; };
+  if (!std::all_of(counts.begin(), counts.end(), is_flushed)) std::erase_if(counts, is_flushed);
   Setting best;
   std::size_t most = 0;
   for (const auto& [setting, count] : counts) {

@@ -16,7 +16,8 @@ struct FoundDuration {
   bool operator==(const FoundDuration&) const = default;
 };
 
-/// The setting that most of the calibration's work was measured in, one with busy neighbours first.
+/// The setting that most of the calibration's work was measured in, one with busy neighbours first. One with
+/// a flushed cache only where there is no other.
 Setting main_setting(const Calibration& calibration);
 
 /// The measured median; where the very shape was not measured but smaller and larger ones that differ in one

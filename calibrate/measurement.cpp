@@ -75,7 +75,8 @@ std::string to_string(const Setting& setting) {
   std::string out;
   switch (setting.share) {
     case Share::whole_gpu:
-      return "whole GPU";
+      out = "whole GPU";
+      break;
     case Share::partition:
       out = fmt::format("partition of {} SMs, 1 of {}", setting.sms, setting.of);
       break;
@@ -86,6 +87,7 @@ std::string to_string(const Setting& setting) {
   }
   if (setting.others_busy) out += ", others busy";
   if (setting.idle_others > 0) out += fmt::format(" but for {}", setting.idle_others);
+  if (setting.flushed) out += ", cache flushed";
   return out;
 }
 

@@ -50,6 +50,8 @@ struct Setting {
   std::uint32_t of = 1;           // as many ranks share the GPU
   bool others_busy = false;       // the other ranks compute meanwhile
   std::uint32_t idle_others = 0;  // but for so many of them
+  /// The second-level cache was emptied before each sample: an upper bound, and nothing that a step meets.
+  bool flushed = false;
   auto operator<=>(const Setting&) const = default;
 };
 

@@ -105,7 +105,7 @@ std::string summary_json(const Summary& s) {
 constexpr std::array<std::string_view, 3> shares{"whole_gpu", "partition", "process"};
 
 Setting read_setting(const JsonView& view) {
-  view.allow_keys({"share", "sms", "of", "others_busy", "idle_others"});
+  view.allow_keys({"share", "sms", "of", "others_busy", "idle_others", "flushed"});
   Setting setting;
   const JsonView share = view.required("share");
   const auto found = std::find(shares.begin(), shares.end(), share.text());
@@ -116,6 +116,7 @@ Setting read_setting(const JsonView& view) {
   if (const auto busy = view.member("others_busy")) setting.others_busy = busy->boolean();
   if (const auto idle = view.member("idle_others"))
     setting.idle_others = static_cast<std::uint32_t>(idle->integer(0, setting.of - 1));
+  if (const auto flushed = view.member("flushed")) setting.flushed = flushed->boolean();
   return setting;
 }
 
@@ -125,6 +126,7 @@ std::string setting_json(const Setting& s) {
   if (s.of != 1) out += fmt::format(R"(,"of":{})", s.of);
   if (s.others_busy) out += R"(,"others_busy":true)";
   if (s.idle_others > 0) out += fmt::format(R"(,"idle_others":{})", s.idle_others);
+  if (s.flushed) out += R"(,"flushed":true)";
   return out + "}";
 }
 

@@ -23,6 +23,8 @@ struct CalibrationRequest {
   /// The same model cut into other numbers of stages, which are measured too.
   std::vector<Layout> other_cuts = {};
   std::uint32_t ranks = 1;
+  /// Only stages and layers, the second-level cache being emptied before each sample.
+  bool flush = false;
   std::string transport = "local";
   /// Choices of an earlier calibration, to be made again (Calibration::algorithms); what is not there is
   /// chosen anew.

@@ -191,6 +191,12 @@ void add_collectives(Plan& plan, const CalibrationRequest& request, const Measur
 
 std::vector<Target> plan_targets(const CalibrationRequest& request, const Measurer& measurer) {
   Plan plan(measurer);
+  if (request.flush) {
+    Setting flushed = measurer.setting();
+    flushed.flushed = true;
+    add_work(plan, request, flushed);
+    return std::move(plan).done();
+  }
   add_work(plan, request, measurer.setting());
   add_hops(plan, request, measurer);
   add_memory(plan, request);

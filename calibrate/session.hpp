@@ -14,7 +14,8 @@ namespace plumb {
 
 /// What the request needs, the most useful first, so that an interrupted calibration is worth something:
 /// stages and layers of every cut, hops, memory, parts, layers while some ranks idle, the mutual slowdown,
-/// messages between idle ranks, collectives. Only what the measurer can measure.
+/// messages between idle ranks, collectives. Only what the measurer can measure; with
+/// `flush` stages and layers alone, in a setting of their own.
 std::vector<Target> plan_targets(const CalibrationRequest& request, const Measurer& measurer);
 
 /// Which of the targets the calibration does not hold.

@@ -48,6 +48,7 @@ struct Options {
   std::string name;
   std::string algorithms;
   bool resume = false;
+  bool flush = false;
 
   std::string show;
   std::string svg;
@@ -141,6 +142,7 @@ int measure(const Options& options, Console& console) {
     (request.layout.stages.empty() ? request.layout : request.other_cuts.emplace_back()) = layout;
   }
   request.ranks = *options.ranks;
+  request.flush = options.flush;
   request.transport = options.transport;
   StoppingRule rule;
   rule.relative_width = options.precision_percent / 100;
@@ -462,6 +464,10 @@ Command calibrate_command(CLI::App& app) {
           "--algorithms", options->algorithms,
           "Compute matrix products as this calibration did, so that two can be compared [the fastest of now]")
       ->type_name("NAME|FILE");
+  command->add_flag(
+      "--flush", options->flush,
+      "Stages and layers only, the second-level cache emptied before each: an upper bound, kept "
+      "apart from the ordinary figures (with --resume beside them)");
   command->add_flag("--resume", options->resume, "Go on where --out ends");
   command->add_option("--show", options->show, "Print what a calibration holds, as tables")
       ->type_name("NAME|FILE");

@@ -145,6 +145,7 @@ std::vector<Measurement> RankBench::time_in_turns(const std::vector<WorkTarget>&
       const Op& op = ops[i];
       Turn turn{[this, &op] {
                   if (const auto before = before_in_a_pipeline(op.kind)) launch(*op.rig, *before);
+                  if (op.setting.flushed) flush_.launch(streams_.main);
                 },
                 [&op] { op.rig->launch(op.kind); }, [this, &op] { send(op.kind); }};
       if (op.parts) {

@@ -1,6 +1,7 @@
 // One rank's place on a GPU, and the work of a model that is measured there.
 #pragma once
 #include "calibrate/measure/background.hpp"
+#include "calibrate/measure/cache_flush.hpp"
 #include "calibrate/measure/rank_messages.hpp"
 #include "calibrate/measure/sampler.hpp"
 #include "calibrate/measure/stage_rig.hpp"
@@ -107,6 +108,7 @@ class RankBench {
   // Whole ops under the name asked for first, and parts that were not asked for yet.
   std::map<Op, Measurement> timed_;
   std::map<WorkTarget, Measurement> timed_parts_;
+  CacheFlush flush_;
 };
 
 /// What both kinds of measurer say of the GPU they run on.

@@ -102,6 +102,7 @@ Calibration measured() {
   apart.work.shape["sequence"] = 8192;
   apart.rank = 3;
   apart.time.set_aside = 2;
+  apart.setting.flushed = true;
   apart.time.steadiness = Steadiness::bimodal;
   add(calibration, {apart, {}});
   for (const std::int64_t bytes : {1 << 22, 1 << 10, 1 << 20}) {

@@ -76,6 +76,18 @@ TransferSeries series(TransferKind kind, std::vector<std::uint32_t> ranks) {
   return s;
 }
 
+TEST(Lookup, AFlushedCacheIsNoMainSettingBesideAnother) {
+  Calibration calibration;
+  TimedWork one;
+  one.setting = {Share::partition, 16, 8, true};
+  calibration.work.push_back(one);
+  one.setting.flushed = true;
+  calibration.work.insert(calibration.work.end(), 3, one);
+  EXPECT_FALSE(main_setting(calibration).flushed);
+  calibration.work.erase(calibration.work.begin());
+  EXPECT_TRUE(main_setting(calibration).flushed) << "there is no other";
+}
+
 TEST(Lookup, AHopInSituWinsOverAnIdleMessage) {
   Calibration calibration;
   EXPECT_EQ(find_messages(calibration), nullptr);

@@ -217,6 +217,25 @@ TEST(Session, PlansALayerUnderPartialLoadWhereRanksShareAGpu) {
   EXPECT_EQ(idle[4], 5);
 }
 
+// A stage's and a layer's kinds, and no target that an ordinary calibration has.
+TEST(Session, WithAFlushedCacheItPlansStagesAndLayersInASettingOfTheirOwn) {
+  MadeUp device;
+  const CalibrationRequest ordinary = request(8);
+  CalibrationRequest wanted = ordinary;
+  wanted.flush = true;
+  const std::vector<Target> both = plan_targets(ordinary, device);
+  const std::set<Target> seen(both.begin(), both.end());
+  const std::vector<Target> flushed = plan_targets(wanted, device);
+  // An mlp's first stage and its others: four ops, a pair and the optimizer each; a layer: four ops and a
+  // pair.
+  EXPECT_EQ(flushed.size(), 17u);
+  for (const Target& target : flushed) {
+    EXPECT_TRUE(std::get<WorkTarget>(target).setting.flushed);
+    EXPECT_FALSE(seen.contains(target));
+    EXPECT_THAT(to_string(target), HasSubstr(", cache flushed"));
+  }
+}
+
 TEST(Session, ARankAloneNeedsNoCollectives) {
   MadeUp device;
   const std::vector<Target> targets = plan_targets(request(1), device);

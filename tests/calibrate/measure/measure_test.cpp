@@ -190,6 +190,18 @@ TEST(LocalMeasurer, MeasuresEverythingOfAModelWithNormsOfQueriesAndKeys) {
   measures_everything_that_it_plans(request);
 }
 
+TEST(LocalMeasurer, MeasuresStagesAndLayersWithAFlushedCache) {
+  CalibrationRequest request = small_request(1);
+  const auto measurer = make_measurer(request);
+  request.flush = true;
+  const StoppingRule rule{0.2, 6, 20, Duration{5'000'000}};
+  for (const Target& target : plan_targets(request, *measurer)) {
+    const auto measured = measurer->measure(target, rule);
+    EXPECT_EQ(target_of(measured.at(0)), target);
+    EXPECT_GT(std::get<TimedWork>(measured[0].figures).time.median, Duration{1'000}) << to_string(target);
+  }
+}
+
 TEST(LocalMeasurer, MeasuresEverythingOfAnMlp) {
   measures_everything_that_it_plans(small_request(2, ShortForm::Kind::mlp));
 }
