@@ -54,8 +54,8 @@ std::optional<TransferKind> parse_transfer_kind(std::string_view word) {
 
 std::uint32_t slowdown_ppm(const Slowdown& slowdown) {
   constexpr std::int64_t million = 1'000'000;
-  if (slowdown.in_turns)
-    return static_cast<std::uint32_t>(std::clamp(slowdown.in_turns->ppm, million, 1000 * million));
+  if (slowdown.ratio)
+    return static_cast<std::uint32_t>(std::clamp(slowdown.ratio->ppm, million, 1000 * million));
   const std::int64_t alone = slowdown.alone.median.ns;
   const std::int64_t together = slowdown.together.median.ns;
   if (alone <= 0 || together <= alone) return million;

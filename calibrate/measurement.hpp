@@ -1,7 +1,7 @@
 // One measured thing: what was computed or sent, in which setting, and what its samples came to.
 #pragma once
+#include "calibrate/alternation.hpp"
 #include "calibrate/fit.hpp"
-#include "calibrate/in_turns.hpp"
 #include "calibrate/statistics.hpp"
 #include "schedules/ir/units.hpp"
 
@@ -115,7 +115,7 @@ struct Slowdown {
   Summary alone;
   Summary together;
   /// Of samples taken in turns; the two summaries' medians are from other times, and so from other clocks.
-  std::optional<Ratio> in_turns = {};
+  std::optional<Ratio> ratio = {};
   bool operator==(const Slowdown&) const = default;
 };
 /// together / alone, in millionths, by turns where they were taken; at least 1,000,000, for nobody is sped up

@@ -343,7 +343,7 @@ Slowdown read_slowdown_measured(const JsonView& view) {
   if (const auto turns = view.member("in_turns")) {
     turns->allow_keys({"ratio_ppm", "low_ppm", "high_ppm"});
     const auto ppm = [&](const char* key) { return turns->required(key).integer(1, std::int64_t{1} << 53); };
-    slowdown.in_turns = Ratio{ppm("ratio_ppm"), ppm("low_ppm"), ppm("high_ppm")};
+    slowdown.ratio = Ratio{ppm("ratio_ppm"), ppm("low_ppm"), ppm("high_ppm")};
   }
   return slowdown;
 }
@@ -356,9 +356,9 @@ std::string to_json(const Slowdown& slowdown) {
   // The factor is there for readers; it follows from the rest and is not read back.
   out += fmt::format(R"(,"setting":{},"factor_ppm":{})", setting_json(slowdown.key.setting),
                      slowdown_ppm(slowdown));
-  if (slowdown.in_turns) {
-    out += fmt::format(R"(,"in_turns":{{"ratio_ppm":{},"low_ppm":{},"high_ppm":{}}})", slowdown.in_turns->ppm,
-                       slowdown.in_turns->low_ppm, slowdown.in_turns->high_ppm);
+  if (slowdown.ratio) {
+    out += fmt::format(R"(,"in_turns":{{"ratio_ppm":{},"low_ppm":{},"high_ppm":{}}})", slowdown.ratio->ppm,
+                       slowdown.ratio->low_ppm, slowdown.ratio->high_ppm);
   }
   return out + fmt::format(R"(,"alone":{},"together":{}}})", summary_json(slowdown.alone),
                            summary_json(slowdown.together));

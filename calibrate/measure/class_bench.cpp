@@ -1,6 +1,6 @@
 #include "calibrate/measure/class_bench.hpp"
 
-#include "calibrate/in_turns.hpp"
+#include "calibrate/alternation.hpp"
 #include "calibrate/measure/background.hpp"
 
 #include <algorithm>
@@ -59,7 +59,7 @@ Measurement ClassBench::time(const SlowdownTarget& target, const StoppingRule& r
                                                        wait_until(begun);
                                                        return sampler.once(timed).sample;
                                                      }};
-  const Rounds rounds = take_turns(
+  const Alternation rounds = alternate(
       turns, {rule, sampler.load().settling(), std::min(observing_load, rule.budget)}, monotonic_now);
   sampler.load().was_until_now();
   return {Slowdown{key, one_of(rounds.of(0), times), one_of(rounds.of(1), times), rounds.ratio(1, 0)},

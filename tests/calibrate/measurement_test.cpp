@@ -55,9 +55,9 @@ TEST(Measurement, NobodyIsSpedUpByCompany) {
   slowdown.together.median = {990};
   EXPECT_EQ(slowdown_ppm(slowdown), 1'000'000u);
   // Turns know better than medians of two times.
-  slowdown.in_turns = Ratio{1'100'000, 1'090'000, 1'110'000};
+  slowdown.ratio = Ratio{1'100'000, 1'090'000, 1'110'000};
   EXPECT_EQ(slowdown_ppm(slowdown), 1'100'000u);
-  slowdown.in_turns = Ratio{999'000, 998'000, 1'001'000};
+  slowdown.ratio = Ratio{999'000, 998'000, 1'001'000};
   EXPECT_EQ(slowdown_ppm(slowdown), 1'000'000u);
 }
 

@@ -5,8 +5,8 @@
 // alone by the calibration's slowdowns: exits with 1 where such a prediction is off by more than 5 %, or more
 // than a tenth of the message sizes by more than 10 %. Beside it stands what the calibration makes of the mix
 // without seeing its ops again, at the clock of its own measurement.
+#include "calibrate/alternation.hpp"
 #include "calibrate/calibration.hpp"
-#include "calibrate/in_turns.hpp"
 #include "calibrate/lookup.hpp"
 #include "calibrate/measure/background.hpp"
 #include "calibrate/measure/sampler.hpp"
@@ -269,7 +269,7 @@ class Bench {
               });
               return sampler_.once(timed).sample;
             }};
-        const Rounds rounds = in_turns(turns);
+        const Alternation rounds = sampled(turns);
         const auto predicted = [&](const OpCost& cost) {
           const OpCost messages{
               {{Lane::communication, total(cost) * 4, cost_.message_class.value(), "messages", false}}, {}};
@@ -372,11 +372,11 @@ class Bench {
               end_.record(own.main);
             }};
   }
-  Rounds in_turns(std::span<const std::function<Sample()>> turns) {
+  Alternation sampled(std::span<const std::function<Sample()>> turns) {
     const auto now = [] {
       return Duration{std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count()};
     };
-    Rounds rounds = take_turns(turns, {rule_, sampler_.load().settling(), rule_.budget}, now);
+    Alternation rounds = alternate(turns, {rule_, sampler_.load().settling(), rule_.budget}, now);
     sampler_.load().was_until_now();
     return rounds;
   }
@@ -391,7 +391,7 @@ class Bench {
     const std::array<std::function<Sample()>, 3> turns{[&] { return sampler_.once(together).sample; },
                                                        [&] { return sampler_.once(one).sample; },
                                                        [&] { return sampler_.once(other).sample; }};
-    const Rounds rounds = in_turns(turns);
+    const Alternation rounds = sampled(turns);
     const Summary measured = rounds.of(0).summary();
     const OpCost x = lasting(first_cost, over(measured.median, rounds.ratio(0, 1)));
     const OpCost y = lasting(second_cost, over(measured.median, rounds.ratio(0, 2)));

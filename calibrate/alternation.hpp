@@ -25,7 +25,7 @@ struct Ratio {
 double relative_width(const Ratio& ratio);
 
 /// Samples of things that were timed in turns, in the order they were taken.
-class Rounds {
+class Alternation {
  public:
   /// One sample of each thing, in the same order every time.
   void add(std::vector<Sample> round) { rounds_.push_back(std::move(round)); }
@@ -41,16 +41,16 @@ class Rounds {
 };
 
 /// When to stop: when the ratio of every thing to the first one is as precise as `rule` demands of a median
-/// and `observed` has passed since the first round that counts, or the rule's budget is spent. Rounds of the
-/// first `warming` count for nothing.
-struct TurnsRule {
+/// and `observed` has passed since the first round that counts, or the rule's budget is spent. Rounds of
+/// the first `warming` count for nothing.
+struct AlternationRule {
   StoppingRule rule;
   Duration warming;
   Duration observed;
 };
 
 /// Takes a sample of each in turns. `now`: since any moment, monotonic.
-Rounds take_turns(std::span<const std::function<Sample()>> things, const TurnsRule& rule,
-                  const std::function<Duration()>& now);
+Alternation alternate(std::span<const std::function<Sample()>> things, const AlternationRule& rule,
+                      const std::function<Duration()>& now);
 
 }  // namespace plumb

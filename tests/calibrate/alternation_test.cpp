@@ -1,4 +1,4 @@
-#include "calibrate/in_turns.hpp"
+#include "calibrate/alternation.hpp"
 
 #include <array>
 #include <cmath>
@@ -26,9 +26,9 @@ class Slowing {
 
 // 10 and 20 ns in turns while the clock falls by a half: medians taken one after the other would be apart by
 // that; in turns the second is twice the first, to what the clock loses from a sample to the next.
-TEST(InTurns, WhatSlowsBothCancelsInTheirRatio) {
+TEST(Alternation, WhatSlowsBothCancelsInTheirRatio) {
   Slowing device;
-  Rounds rounds;
+  Alternation rounds;
   for (int k = 0; k < 15'000; ++k) {
     const Sample first = device.run(10);
     rounds.add({first, device.run(20)});
@@ -41,8 +41,8 @@ TEST(InTurns, WhatSlowsBothCancelsInTheirRatio) {
 
 // Round by round 100, 102, 104 for one and 200, 204 for the other, whose samples lie between: 200 / 101 and
 // 204 / 103, and 102 / 202 on the way back; the first and the last sample have one neighbour.
-TEST(InTurns, ASampleIsComparedWithTheTwoAroundIt) {
-  Rounds rounds;
+TEST(Alternation, ASampleIsComparedWithTheTwoAroundIt) {
+  Alternation rounds;
   rounds.add({of(100), of(202)});
   rounds.add({of(102), of(206)});
   rounds.add({of(104), of(208)});
@@ -55,8 +55,8 @@ TEST(InTurns, ASampleIsComparedWithTheTwoAroundIt) {
   EXPECT_EQ(rounds.ratio(0, 1).low_ppm, 495'050);
 }
 
-TEST(InTurns, ARatiosIntervalIsThatOfAMedian) {
-  Rounds rounds;
+TEST(Alternation, ARatiosIntervalIsThatOfAMedian) {
+  Alternation rounds;
   // Of ten the second and the ninth enclose the median with 95 % confidence.
   for (std::int64_t k = 1; k <= 10; ++k) rounds.add({of(100), of(100 * k)});
   const Ratio ratio = rounds.ratio(1, 0);
@@ -69,10 +69,10 @@ TEST(InTurns, ARatiosIntervalIsThatOfAMedian) {
 // Two things of 10 and 30 ns, the clock being their sum.
 class Steady {
  public:
-  Rounds take(const TurnsRule& rule) {
+  Alternation take(const AlternationRule& rule) {
     const std::array<std::function<Sample()>, 2> things{[&] { return run(10, 0); },
                                                         [&] { return run(30, noise); }};
-    return take_turns(things, rule, [&] { return now; });
+    return alternate(things, rule, [&] { return now; });
   }
   Sample run(std::int64_t ns, std::int64_t more) {
     ++runs;
@@ -84,23 +84,23 @@ class Steady {
   std::int64_t noise = 0;
 };
 
-TEST(InTurns, TheyAreTakenInTurnsUntilTheRatioIsPrecise) {
+TEST(Alternation, GoesOnUntilTheRatioIsPrecise) {
   Steady device;
-  const Rounds rounds = device.take({{0.01, 7, 100, Duration{1'000'000}}, {}, {}});
+  const Alternation rounds = device.take({{0.01, 7, 100, Duration{1'000'000}}, {}, {}});
   EXPECT_EQ(rounds.size(), 7u);
   EXPECT_EQ(device.runs, 2 * 8) << "the first round counts for nothing";
   EXPECT_EQ(rounds.ratio(1, 0).ppm, 3'000'000);
 }
 
-TEST(InTurns, RoundsOfTheWarmUpCountForNothingAndTheRestIsObservedLongEnough) {
+TEST(Alternation, RoundsOfTheWarmUpCountForNothingAndTheRestIsObservedLongEnough) {
   Steady device;
   // 400 ns of warming are ten rounds; 800 more are twenty.
-  const Rounds rounds = device.take({{0.01, 7, 100, Duration{1'000'000}}, Duration{400}, Duration{800}});
+  const Alternation rounds = device.take({{0.01, 7, 100, Duration{1'000'000}}, Duration{400}, Duration{800}});
   EXPECT_EQ(rounds.size(), 20u);
   EXPECT_EQ(device.runs, 2 * 30);
 }
 
-TEST(InTurns, WhatNeverBecomesPreciseEndsWithTheBudget) {
+TEST(Alternation, WhatNeverBecomesPreciseEndsWithTheBudget) {
   Steady device;
   device.noise = 10;  // 30 or 40, in turns
   EXPECT_EQ(device.take({{0.01, 7, 1'000, Duration{2'000}}, {}, {}}).size(), 50u);

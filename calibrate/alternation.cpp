@@ -1,4 +1,4 @@
-#include "calibrate/in_turns.hpp"
+#include "calibrate/alternation.hpp"
 
 #include "schedules/ir/error.hpp"
 
@@ -17,7 +17,7 @@ std::int64_t middle(const std::vector<std::int64_t>& sorted) {
   return low + (high - low + 1) / 2;
 }
 
-bool precise(const Rounds& rounds, std::size_t things, double width) {
+bool precise(const Alternation& rounds, std::size_t things, double width) {
   for (std::size_t k = 1; k < things; ++k) {
     if (relative_width(rounds.ratio(k, 0)) > width) return false;
   }
@@ -30,13 +30,13 @@ double relative_width(const Ratio& ratio) {
   return static_cast<double>(ratio.high_ppm - ratio.low_ppm) / static_cast<double>(ratio.ppm);
 }
 
-SampleSet Rounds::of(std::size_t thing) const {
+SampleSet Alternation::of(std::size_t thing) const {
   SampleSet set;
   for (const std::vector<Sample>& round : rounds_) set.add(round[thing]);
   return set;
 }
 
-Ratio Rounds::ratio(std::size_t a, std::size_t b) const {
+Ratio Alternation::ratio(std::size_t a, std::size_t b) const {
   PLUMB_CHECK(!rounds_.empty());
   const auto ns = [&](std::size_t round, std::size_t thing) {
     return static_cast<double>(rounds_[round][thing].duration.ns);
@@ -58,8 +58,8 @@ Ratio Rounds::ratio(std::size_t a, std::size_t b) const {
   return ratio;
 }
 
-Rounds take_turns(std::span<const std::function<Sample()>> things, const TurnsRule& rule,
-                  const std::function<Duration()>& now) {
+Alternation alternate(std::span<const std::function<Sample()>> things, const AlternationRule& rule,
+                      const std::function<Duration()>& now) {
   PLUMB_CHECK(!things.empty());
   const auto round = [&] {
     std::vector<Sample> samples;
@@ -69,7 +69,7 @@ Rounds take_turns(std::span<const std::function<Sample()>> things, const TurnsRu
   };
   const Duration begun = now();
   for (std::size_t k = 0; k < untimed_rounds || now() - begun < rule.warming; ++k) round();
-  Rounds rounds;
+  Alternation rounds;
   const Duration warmed_up = now();
   for (;;) {
     rounds.add(round());
