@@ -64,6 +64,8 @@ class RankedMeasurer final : public Measurer {
     }
     return all;
   }
+  // A figure that came to nothing costs no other; where a rank failed there is nobody to go on with.
+  bool goes_on_after_failure() const override { return !failed_; }
 
  private:
   // [rank] on rank 0.
@@ -73,10 +75,14 @@ class RankedMeasurer final : public Measurer {
       mine = order.targets.size() == 1 ? own_->measure(order.targets.front(), order.rule)
                                        : own_->measure_in_turns(order.targets, order.rule);
     } catch (const std::exception& error) {
+      failed_ = true;
       give_up(error.what());
       throw;
     }
-    return rendezvous_.gather(to_message(mine));
+    failed_ = true;  // until all have answered
+    std::vector<std::string> all = rendezvous_.gather(to_message(mine));
+    failed_ = false;
+    return all;
   }
 
   // A rank's death is felt by others in ways that say nothing of it, and a moment before it is known: then
@@ -93,6 +99,7 @@ class RankedMeasurer final : public Measurer {
   static constexpr std::chrono::milliseconds patience{300};
   Rendezvous& rendezvous_;
   std::unique_ptr<Measurer> own_;
+  bool failed_ = false;
 };
 
 }  // namespace

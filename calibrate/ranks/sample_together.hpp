@@ -36,8 +36,8 @@ struct Joint {
   std::function<std::vector<Duration>(const std::vector<Round>& rounds, std::uint32_t& repeats)> combine;
 };
 
-/// All ranks together. The samples on rank 0, nothing on the others. Throws DeviceError where ten times the
-/// budget brought no sample.
+/// All ranks together. The samples on rank 0, nothing on the others; none either where ten times the budget
+/// brought none.
 SampleSet sample_together(Rendezvous& rendezvous, const Joint& joint, const Pace& pace,
                           const StoppingRule& rule);
 

@@ -145,6 +145,39 @@ TEST(RankedMeasurer, RanksMeasureInTurnsTogether) {
   EXPECT_EQ(calibration.work.size(), ranks * (orders[0][0] + orders[0][1] + orders[0][2]));
 }
 
+// A figure that nobody could measure is named, and the others go on.
+class NoSlowdown : public MadeUp {
+ public:
+  using MadeUp::MadeUp;
+  std::vector<Measurement> measure(const Target& target, const StoppingRule& rule) override {
+    std::vector<Measurement> measured = MadeUp::measure(target, rule);
+    const auto* slowdown = std::get_if<SlowdownTarget>(&target);
+    if (slowdown && slowdown->key.work_class == "gemm" && slowdown->key.beside == "all_reduce") return {};
+    return measured;
+  }
+};
+
+TEST(RankedMeasurer, AFigureThatComesToNothingCostsNoOther) {
+  std::vector<std::string> failed;
+  Calibration calibration;
+  const auto out = run_ranks(2, [&](Rendezvous& rendezvous) -> std::string {
+    const auto measurer = make_ranked_measurer(rendezvous, std::make_unique<NoSlowdown>(rendezvous));
+    if (!measurer->leads()) {
+      measurer->serve();
+      return "served";
+    }
+    SessionHooks hooks = quiet();
+    hooks.failed = [&](const std::string& target, const std::string&) { failed.push_back(target); };
+    const auto targets = plan_targets(request(2), *measurer);
+    EXPECT_FALSE(measure_missing(*measurer, targets, {}, calibration, hooks));
+    return fmt::format("{} missing", missing_targets(calibration, targets).size());
+  });
+  EXPECT_EQ(out[1], "served");
+  EXPECT_FALSE(failed.empty());
+  for (const std::string& one : failed) EXPECT_THAT(one, HasSubstr("gemm beside all_reduce"));
+  EXPECT_EQ(out[0], fmt::format("{} missing", failed.size()));
+}
+
 TEST(RankedMeasurer, ARankThatFailsEndsItForAllAndIsNamed) {
   for (const std::uint32_t failing : {0u, 1u, 2u}) {
     Calibration calibration;
