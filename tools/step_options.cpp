@@ -4,7 +4,7 @@
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/schedule_file.hpp"
 #include "sim/estimate.hpp"
-#include "tools/planner/shared_power.hpp"
+#include "tools/planner/shared_sockets.hpp"
 
 #include <fmt/format.h>
 
@@ -36,10 +36,9 @@ CostModel ModelRun::costs() const {
 }
 
 Prediction StepToRun::predict(Detail detail) const {
-  const std::optional<SharedPower> power =
-      model && model->calibration ? shared_power(*model->calibration) : std::nullopt;
-  Prediction prediction = power ? predict_at_shared_power(schedule, cost, execution, *power, detail)
-                                : plumb::predict(schedule, cost, execution, detail);
+  Prediction prediction = model && model->calibration
+                              ? predict_as_measured(schedule, cost, execution, *model->calibration, detail)
+                              : plumb::predict(schedule, cost, execution, detail);
   if (!model) return prediction;
   Report& report = prediction.report;
   const Throughput worth =

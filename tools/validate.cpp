@@ -12,7 +12,7 @@
 #include "tools/command.hpp"
 #include "tools/measured_steps.hpp"
 #include "tools/origin.hpp"
-#include "tools/planner/shared_power.hpp"
+#include "tools/planner/shared_sockets.hpp"
 #include "tools/rank_processes.hpp"
 #include "tools/step_options.hpp"
 #include "tools/validation.hpp"
@@ -179,12 +179,11 @@ struct Validator {
     CostModel cost = step.run.costs();
     // What is measured is the pipeline's work; the optimizer's step stands behind it in a prediction.
     for (StageCost& stage : cost.stages) stage.optimizer_step = {};
-    const std::optional<SharedPower> power =
-        options.device == "cuda" ? shared_power(calibration) : std::nullopt;
     const ExecutionOptions execution = options.execution.load();
     if (!leads()) return step;
-    step.prediction = power ? predict_at_shared_power(schedule, cost, execution, *power, Detail::segments)
-                            : predict(schedule, cost, execution);
+    step.prediction = options.device == "cuda"
+                          ? predict_as_measured(schedule, cost, execution, calibration, Detail::segments)
+                          : predict(schedule, cost, execution);
     ValidationRow& row = step.row;
     row.schedule = named.schedule->name;
     row.chunks = *named.shape.chunks;
