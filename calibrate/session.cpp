@@ -163,7 +163,7 @@ void add_slowdown(Plan& plan, const CalibrationRequest& request, const Measurer&
   // Copies inside one GPU have no multiprocessors of their own, and neither has what only computes; NCCL's
   // kernels do: as many as the runtime gives them, and some more.
   const std::vector<std::uint32_t> shares =
-      request.transport == "local" ? std::vector<std::uint32_t>{0} : std::vector<std::uint32_t>{0, 2, 8};
+      request.transport == "local" ? std::vector<std::uint32_t>{0} : std::vector<std::uint32_t>{0, 1, 2, 4, 8};
   for (const std::uint32_t sms : shares) {
     for (const std::string_view a : classes) {
       for (const std::string_view b : classes) {

@@ -23,6 +23,9 @@ struct GpuOptions {
   /// by trying, and added: two plans compute the same, and as fast, only with the same choices. Nothing:
   /// chosen anew.
   std::map<std::string, std::string>* algorithms = nullptr;
+  /// Of a share, how many multiprocessors matrix products are not cut for: as NCCL's ranks leave them to its
+  /// kernels, and who is to compute the same as they do leaves as many.
+  std::uint32_t left_free = 0;
 };
 
 /// Throws DeviceError where plumb was built without CUDA. Touches no device.
@@ -51,7 +54,8 @@ std::unique_ptr<NcclSession> make_nccl_session();
 struct NcclOptions {
   std::uint32_t device = 0;  // of this machine
   /// Where several ranks have one GPU (under MPS): into how many shares it is cut, and which is this rank's.
-  /// 0: all of it, which ranks then share as they come.
+  /// 0: all of it, which ranks then share as they come. Of a share NCCL's kernels have four multiprocessors,
+  /// which is enough for one channel to and from each of two neighbours.
   std::uint32_t shares = 0;
   std::uint32_t share = 0;
   std::uint32_t channels = 2;  // the most blocks of a kernel of NCCL's
@@ -67,6 +71,9 @@ struct NcclOptions {
   /// headway in the middle of a step for longer than the deadline, so that it will not find out itself.
   std::function<void(const std::string& why)> lost = nullptr;
 };
+
+/// What ranks with a share of a GPU leave free (GpuOptions); 0 without shares.
+std::uint32_t left_free(const NcclOptions& options);
 
 /// This process's worker, of copy x ranks + rank == rendezvous.rank(). Together with all others, and as slow
 /// as make_gpu_workers. Products that are chosen here are chosen alike on all ranks, and all ranks know them.

@@ -18,6 +18,8 @@ void require_gpu_workers() { none(); }
 
 std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan&, const GpuOptions&) { none(); }
 
+std::uint32_t left_free(const NcclOptions&) { none(); }
+
 std::unique_ptr<NcclSession> make_nccl_session() { none(); }
 
 std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan&, Rendezvous&, const NcclOptions&) { none(); }

@@ -151,6 +151,7 @@ NcclOptions gpu_of(const RankPlace& place, bool shares) {
   const std::uint32_t sharing = (here + place.gpus - 1) / place.gpus;
   if (shares && sharing > 1) {
     options.shares = sharing;
+    options.channels = 1;
     options.share = place.placement.local_rank / place.gpus;
   }
   return options;

@@ -97,8 +97,9 @@ class Team {
   Team(const Options& options, const TrainingPlan& plan, const RankPlace& place, Rendezvous* rendezvous)
       : plan_(plan), gpu_(options.device == "cuda"), rendezvous_(rendezvous) {
     if (!options.calibration.empty()) algorithms_ = load_calibration(options.calibration).algorithms;
-    gpu_options_ = {plan.schedule.ranks() * plan.schedule.data_parallel, &algorithms_};
     NcclOptions nccl = gpu_of(place, options.shares);
+    gpu_options_ = {plan.schedule.ranks() * plan.schedule.data_parallel, &algorithms_,
+                    gpu_ ? left_free(nccl) : 0};
     nccl.shared_threads = options.shared_threads;
     nccl.algorithms = &algorithms_;
     crew_ =

@@ -89,7 +89,7 @@ SampleSet NcclContention::time_collective(TransferKind kind, Bytes size, const S
   std::vector<std::uint32_t> ranks;
   for (std::uint32_t r = 0; r < rank_.rendezvous.ranks(); ++r) ranks.push_back(r);
   rank_.keep_busy(false);
-  const Communication what{kind, rank_.links.between(ranks, runtime_channels), size};
+  const Communication what{kind, rank_.links.between(ranks, rank_.channels), size};
   return rank_.sample(again_and_again(what), WarmUp::a_few_runs, rule);
 }
 
@@ -142,8 +142,8 @@ const SampleSet& NcclContention::alone(const std::string& work_class, std::uint3
   return known->second;
 }
 
-Measurement NcclContention::computation_beside_communication(const SlowdownKey& key,
-                                                             const StoppingRule& rule) {
+std::optional<Measurement> NcclContention::computation_beside_communication(const SlowdownKey& key,
+                                                                            const StoppingRule& rule) {
   const SampleSet& other = alone(key.beside, key.communication_sms, rule);
   ClassBench::Alone own;
   int times = 1;
@@ -158,12 +158,12 @@ Measurement NcclContention::computation_beside_communication(const SlowdownKey& 
   const SampleSet together =
       rank_.sample(beside(communication(key.beside, key.communication_sms), key.work_class, times),
                    WarmUp::until_the_clock_settles, rule, pace);
-  if (!classes_) return {};
-  return {Slowdown{key, own.each, together.summary()}, together.samples()};
+  if (together.samples().empty()) return std::nullopt;
+  return Measurement{Slowdown{key, own.each, together.summary()}, together.samples()};
 }
 
-Measurement NcclContention::communication_beside_computation(const SlowdownKey& key,
-                                                             const StoppingRule& rule) {
+std::optional<Measurement> NcclContention::communication_beside_computation(const SlowdownKey& key,
+                                                                            const StoppingRule& rule) {
   const SampleSet& own = alone(key.work_class, key.communication_sms, rule);
   std::optional<Background> computing;
   if (classes_) {
@@ -173,8 +173,8 @@ Measurement NcclContention::communication_beside_computation(const SlowdownKey& 
   const SampleSet together =
       rank_.sample(again_and_again(communication(key.work_class, key.communication_sms)),
                    WarmUp::until_the_clock_settles, rule);
-  if (!classes_) return {};
-  return {Slowdown{key, own.summary(), together.summary()}, together.samples()};
+  if (!classes_) return std::nullopt;
+  return Measurement{Slowdown{key, own.summary(), together.summary()}, together.samples()};
 }
 
 bool NcclContention::can_time(const SlowdownKey& key) const {
@@ -185,13 +185,15 @@ bool NcclContention::can_time(const SlowdownKey& key) const {
   // What communicates takes its multiprocessors from what computes; without it there are none to give.
   if (!sends && !beside)
     return key.communication_sms == 0 && classes_->has(key.work_class) && classes_->has(key.beside);
-  return key.communication_sms > 0 && classes_->has(sends ? key.beside : key.work_class);
+  // As many as the runtime gives NCCL, and some more.
+  if (key.communication_sms != rank_.channels && key.communication_sms != 4 * rank_.channels) return false;
+  return classes_->has(sends ? key.beside : key.work_class);
 }
 
 std::optional<Measurement> NcclContention::time(const SlowdownTarget& target, const StoppingRule& rule) {
   const SlowdownKey& key = target.key;
   rank_.keep_busy(key.setting.others_busy && rank_.rank() != 0);
-  Measurement measured;
+  std::optional<Measurement> measured;
   if (is_communication(key.beside)) {
     measured = computation_beside_communication(key, rule);
   } else if (is_communication(key.work_class)) {
@@ -200,7 +202,6 @@ std::optional<Measurement> NcclContention::time(const SlowdownTarget& target, co
     if (classes_) measured = classes_->time(target, rule, rank_.sampler);
     rank_.rendezvous.barrier();
   }
-  if (!classes_) return std::nullopt;
   return measured;
 }
 

@@ -43,8 +43,10 @@ class NcclContention {
   void queue(const Communication& what) const;
   ranks::Joint again_and_again(const Communication& what);
   ranks::Joint beside(const Communication& what, const std::string& work_class, int times);
-  Measurement computation_beside_communication(const SlowdownKey& key, const StoppingRule& rule);
-  Measurement communication_beside_computation(const SlowdownKey& key, const StoppingRule& rule);
+  std::optional<Measurement> computation_beside_communication(const SlowdownKey& key,
+                                                              const StoppingRule& rule);
+  std::optional<Measurement> communication_beside_computation(const SlowdownKey& key,
+                                                              const StoppingRule& rule);
 
   /// Measured when it is first asked for; on rank 0 its samples.
   const SampleSet& alone(const std::string& work_class, std::uint32_t channels, const StoppingRule& rule);

@@ -10,8 +10,9 @@
 
 namespace plumb::measure {
 
-NcclLinks::NcclLinks(Rendezvous& rendezvous, std::chrono::milliseconds deadline)
-    : rendezvous_(rendezvous), deadline_(deadline) {}
+NcclLinks::NcclLinks(Rendezvous& rendezvous, const device::GreenContext* share,
+                     std::chrono::milliseconds deadline)
+    : rendezvous_(rendezvous), share_(share), deadline_(deadline) {}
 
 NcclLink* NcclLinks::between(const std::vector<std::uint32_t>& ranks, std::uint32_t channels) {
   const std::pair key{ranks, channels};
@@ -32,8 +33,12 @@ NcclLink* NcclLinks::between(const std::vector<std::uint32_t>& ranks, std::uint3
   const auto own = std::find(ranks.begin(), ranks.end(), rendezvous_.rank());
   if (own == ranks.end()) return nullptr;
   const auto place = static_cast<std::uint32_t>(own - ranks.begin());
+  constexpr auto priority = device::Priority::high;
   link = std::make_unique<NcclLink>(
-      NcclLink{ranks, place, {id, static_cast<std::uint32_t>(ranks.size()), place, channels, deadline_}});
+      NcclLink{ranks,
+               place,
+               {id, static_cast<std::uint32_t>(ranks.size()), place, channels, deadline_},
+               share_ ? share_->stream(priority) : device::Stream(priority)});
   return link.get();
 }
 

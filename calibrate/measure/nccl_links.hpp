@@ -3,6 +3,7 @@
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/device/communicator.hpp"
 #include "runtime/device/event.hpp"
+#include "runtime/device/green_context.hpp"
 #include "runtime/device/stream.hpp"
 
 #include <chrono>
@@ -20,12 +21,13 @@ struct NcclLink {
   std::vector<std::uint32_t> ranks;
   std::uint32_t own = 0;  // this rank's place among them
   device::Communicator communicator;
-  device::Stream stream{device::Priority::high};
+  device::Stream stream;
 };
 
 class NcclLinks {
  public:
-  NcclLinks(Rendezvous& rendezvous, std::chrono::milliseconds deadline);
+  /// `share`: of the GPU, where this rank has one: there its messages move.
+  NcclLinks(Rendezvous& rendezvous, const device::GreenContext* share, std::chrono::milliseconds deadline);
 
   /// Made when it is first asked for. All ranks ask for the same in the same order; those that are not among
   /// `ranks` get nothing. {a, b} and {b, a} are two: the runtime has one for each direction. `channels`: at
@@ -39,6 +41,7 @@ class NcclLinks {
  private:
   static constexpr std::chrono::milliseconds look{2};  // at the others, now and then
   Rendezvous& rendezvous_;
+  const device::GreenContext* share_;
   std::chrono::milliseconds deadline_;
   std::map<std::pair<std::vector<std::uint32_t>, std::uint32_t>, std::unique_ptr<NcclLink>> links_;
 };

@@ -8,6 +8,7 @@
 #include "calibrate/provenance.hpp"
 #include "calibrate/work.hpp"
 #include "runtime/bootstrap/rendezvous.hpp"
+#include "runtime/device/communicator.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
 #include "schedules/ir/error.hpp"
@@ -67,7 +68,7 @@ class NcclMeasurer final : public Measurer {
     if (shared_gpu_) shares_ = device::partition(place.shares);
     const device::GreenContext* share = shared_gpu_ ? &shares_.at(place.share) : nullptr;
     setting_.share = shared_gpu_ ? Share::process : Share::whole_gpu;
-    setting_.sms = share ? share->multiprocessors() : 0;
+    setting_.sms = share ? compute_multiprocessors(share) : 0;
     setting_.of = std::max(1u, place.shares);
     setting_.others_busy = request.ranks > 1;
     hosts_ = rendezvous_.gather(shared_gpu_ ? "" : host_name());
@@ -136,6 +137,11 @@ class NcclMeasurer final : public Measurer {
   }
 
  private:
+  // As many as the runtime computes on.
+  std::uint32_t compute_multiprocessors(const device::GreenContext* share) const {
+    return share ? share->multiprocessors() - device::multiprocessors_for_messages : info_.multiprocessors;
+  }
+
   // What every rank knows of all ranks: which sorts of stages there are, who has them, and their parts.
   void find_work() {
     const ModelShape& model = request_.model;
@@ -163,8 +169,7 @@ class NcclMeasurer final : public Measurer {
     for (std::uint32_t turn = 0; turn < 2; ++turn) {
       if ((own == 0) == (turn == 0)) {
         algorithms_ = layers::ProductAlgorithms::from_text(chosen);
-        bench_ = std::make_unique<RankBench>(request_, own_stages_, share,
-                                             share ? share->multiprocessors() : info_.multiprocessors,
+        bench_ = std::make_unique<RankBench>(request_, own_stages_, share, compute_multiprocessors(share),
                                              algorithms_);
         filler_.emplace(request_.model, request_.layout, algorithms_, bench_->streams().main_lane);
         if (own == 0) classes_.emplace(request_, algorithms_, bench_->streams());
@@ -179,7 +184,7 @@ class NcclMeasurer final : public Measurer {
     }
     const Bytes message =
         std::max(stage_bytes(request_.model, request_.layout, Stage{0}).activation_message, Bytes{1 << 10});
-    rank_.emplace(rendezvous_, *bench_, sampler_, message);
+    rank_.emplace(rendezvous_, *bench_, sampler_, share, message);
     messages_.emplace(*rank_, *filler_);
     contention_.emplace(*rank_, classes_ ? &*classes_ : nullptr, message, request_.model.experts.has_value());
     chosen_ = chosen;

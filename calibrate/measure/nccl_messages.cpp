@@ -21,8 +21,8 @@ std::vector<Duration> spans(TimingEvents& begins, TimingEvents& ends, std::uint3
 }  // namespace
 
 NcclMessages::Channels NcclMessages::channels(Pair pair) {
-  NcclLink* const there = rank_.links.between({pair.first, pair.second}, runtime_channels);
-  NcclLink* const back = rank_.links.between({pair.second, pair.first}, runtime_channels);
+  NcclLink* const there = rank_.links.between({pair.first, pair.second}, rank_.channels);
+  NcclLink* const back = rank_.links.between({pair.second, pair.first}, rank_.channels);
   return {there, back};
 }
 

@@ -7,12 +7,14 @@ namespace {
 constexpr std::chrono::seconds deadline{30};
 }  // namespace
 
-NcclRank::NcclRank(Rendezvous& meeting, RankBench& place, Sampler& timer, Bytes message)
+NcclRank::NcclRank(Rendezvous& meeting, RankBench& place, Sampler& timer, const device::GreenContext* share,
+                   Bytes message)
     : rendezvous(meeting),
       bench(place),
       sampler(timer),
+      channels(runtime_channels(share != nullptr)),
       largest(std::max(Bytes{32 << 20}, message)),
-      links(meeting, deadline),
+      links(meeting, share, deadline),
       sent(largest * most_nccl_messages),
       received(largest * most_nccl_messages) {
   // Sums of what is not a number are not slower, but nobody wants to explain them.

@@ -21,7 +21,9 @@ namespace plumb::measure {
 
 constexpr std::size_t most_nccl_messages = 4;  // at once
 /// As many blocks of a kernel as the runtime gives NCCL when nobody says otherwise.
-constexpr std::uint32_t runtime_channels = 2;
+constexpr std::uint32_t runtime_channels(bool in_a_share) {
+  return in_a_share ? device::channels_in_a_share : 2;
+}
 
 /// Events that date what comes again and again.
 class TimingEvents {
@@ -37,7 +39,8 @@ class TimingEvents {
 
 struct NcclRank {
   /// `message`: what the model sends; smaller ones are measured in any case.
-  NcclRank(Rendezvous& meeting, RankBench& place, Sampler& timer, Bytes message);
+  NcclRank(Rendezvous& meeting, RankBench& place, Sampler& timer, const device::GreenContext* share,
+           Bytes message);
 
   std::uint32_t rank() const { return rendezvous.rank(); }
   std::byte* to_send(std::size_t which = 0) const { return at(sent, which); }
@@ -53,7 +56,8 @@ struct NcclRank {
   Rendezvous& rendezvous;
   RankBench& bench;
   Sampler& sampler;
-  Bytes largest;  // message
+  std::uint32_t channels;  // of a communicator
+  Bytes largest;           // message
   NcclLinks links;
   Gate gate;
   device::Buffer sent, received;  // most_nccl_messages of the largest each

@@ -11,6 +11,7 @@
 #include "runtime/gpu_workers.hpp"
 #include "runtime/shared_matrix.hpp"
 #include "schedules/ir/error.hpp"
+#include "schedules/model/layer_costs.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -39,6 +40,7 @@ struct Shared {
   std::uint32_t device;
   StepGuard guard;
   std::vector<device::GreenContext> shares;
+  std::unique_ptr<NcclCommunicators> communicators;  // over NCCL, where no session keeps them
   layers::ProductAlgorithms algorithms;
   std::unique_ptr<LocalExchange> exchange;
 };
@@ -139,7 +141,8 @@ class CudaWorker : public Worker {
       times.compute.push_back(moved(compute_.interval(i, base)));
     for (std::uint32_t i = 0; i < program().messages; ++i) {
       MessageTimes& message = times.messages.emplace_back(transport_->message_times(i));
-      message.posted = since(TimePoint{} + device::between(base, *posted_[i]));
+      if (message.posted == TimePoint{}) message.posted = TimePoint{} + device::between(base, *posted_[i]);
+      message.posted = since(message.posted);
       if (message.begin) message.begin = since(*message.begin);
       if (message.end) message.end = since(*message.end);
     }
@@ -310,6 +313,15 @@ void initialise(std::span<const std::unique_ptr<CudaWorker>> workers) {
   for (std::future<void>& one : done) one.get();
 }
 
+Bytes largest_message(const TrainingPlan& plan) {
+  Bytes largest;
+  for (std::uint32_t s = 0; s < plan.schedule.stages; ++s) {
+    const StageBytes bytes = stage_bytes(plan.model, plan.layout, Stage{s});
+    largest = std::max({largest, bytes.activation_message, bytes.gradient_message});
+  }
+  return largest;
+}
+
 // How one shape of product is computed is tried out, and two trials may end differently. Ranks that are to
 // compute what one does without a pipeline, and copies that are to stay equal, need one choice. All try at
 // the same time, since loading the kernels takes longest; then the lowest rank's choice of each shape holds.
@@ -339,7 +351,7 @@ std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan, 
   for (std::uint32_t copy = 0; copy < plan.schedule.data_parallel; ++copy) {
     for (std::uint32_t r = 0; r < ranks; ++r) {
       auto compute = std::make_unique<cuda::RankCompute>(shared->plan, Rank{r}, &shared->shares[made.size()],
-                                                         shared->algorithms);
+                                                         shared->algorithms, options.left_free);
       made.push_back(std::make_unique<cuda::CudaWorker>(shared, Rank{r}, copy, std::move(compute),
                                                         shared->exchange->side(Rank{r}, copy)));
     }
@@ -348,6 +360,10 @@ std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan, 
   device::synchronize();
   if (options.algorithms) *options.algorithms = shared->algorithms.to_text();
   return {std::move_iterator(made.begin()), std::move_iterator(made.end())};
+}
+
+std::uint32_t left_free(const NcclOptions& options) {
+  return options.shares > 0 ? device::multiprocessors_for_messages : 0;
 }
 
 std::unique_ptr<NcclSession> make_nccl_session() { return std::make_unique<cuda::NcclCommunicators>(); }
@@ -363,21 +379,23 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
   auto shared = std::make_shared<cuda::Shared>(plan, options.device);
   shared->use_device();
   if (options.algorithms) shared->algorithms = layers::ProductAlgorithms::from_text(*options.algorithms);
-  const device::GreenContext* share = nullptr;
-  if (options.shares > 0) {
-    shared->shares = device::partition(options.shares);
-    share = &shared->shares.at(options.share);
+  auto* communicators = static_cast<cuda::NcclCommunicators*>(options.session);
+  if (!communicators) {
+    shared->communicators = std::make_unique<cuda::NcclCommunicators>();
+    communicators = shared->communicators.get();
   }
+  const device::GreenContext* share = communicators->use_share(options.shares, options.share);
   const std::uint32_t ranks = plan.schedule.ranks();
   const auto deadline = std::chrono::milliseconds(plan.deadline.ns / 1'000'000);
   begins("communicators");
-  auto* const kept = static_cast<cuda::NcclCommunicators*>(options.session);
-  auto transport = std::make_unique<cuda::NcclTransport>(shared->plan.schedule, rendezvous, shared->guard,
-                                                         kept, options.channels, options.shared_threads,
-                                                         deadline, shared_pairs(shared->plan), options.lost);
+  auto transport = std::make_unique<cuda::NcclTransport>(
+      shared->plan.schedule, rendezvous, shared->guard, *communicators, options.channels,
+      options.shared_threads, deadline, left_free(options) > 0 ? cuda::largest_message(plan) : Bytes{},
+      shared_pairs(shared->plan), options.lost);
   begins("stages");
   const Rank rank{rendezvous.rank() % ranks};
-  auto compute = std::make_unique<cuda::RankCompute>(shared->plan, rank, share, shared->algorithms);
+  auto compute =
+      std::make_unique<cuda::RankCompute>(shared->plan, rank, share, shared->algorithms, left_free(options));
   cuda::compute_alike(*compute, rendezvous, shared->algorithms);
   auto worker = std::make_unique<cuda::CudaWorker>(shared, rank, rendezvous.rank() / ranks,
                                                    std::move(compute), std::move(transport));

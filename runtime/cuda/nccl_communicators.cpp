@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 namespace plumb::cuda {
 namespace {
@@ -90,9 +91,7 @@ void NcclCommunicators::make(const NcclGroups& plan, std::vector<Wanted>& wanted
       family.parent = std::move(joined);
       continue;
     }
-    family.groups[0] = std::make_unique<Group>();
-    family.groups[0]->workers = workers;
-    family.groups[0]->communicator = std::move(joined);
+    family.groups[0] = make_group(workers, std::move(joined));
   }
   for (const Wanted& one : wanted) {
     Family& family = *one.family;
@@ -112,11 +111,27 @@ void NcclCommunicators::make(const NcclGroups& plan, std::vector<Wanted>& wanted
       auto part = family.parent->split(
           takes_part ? std::optional(plan.groups[one.groups[mine]].part) : std::nullopt, place);
       if (!part) continue;
-      family.groups[mine] = std::make_unique<Group>();
-      family.groups[mine]->workers = plan.groups[one.groups[mine]].workers;
-      family.groups[mine]->communicator = std::move(*part);
+      family.groups[mine] = make_group(plan.groups[one.groups[mine]].workers, std::move(*part));
     }
   }
+}
+
+std::unique_ptr<NcclCommunicators::Group> NcclCommunicators::make_group(std::vector<std::uint32_t> workers,
+                                                                        device::Communicator communicator) {
+  constexpr auto priority = device::Priority::high;
+  return std::make_unique<Group>(Group{std::move(workers), std::move(communicator),
+                                       share_ ? share_->stream(priority) : device::Stream(priority)});
+}
+
+const device::GreenContext* NcclCommunicators::use_share(std::uint32_t shares, std::uint32_t share) {
+  if (shares == 0) return nullptr;
+  if (shares_.empty()) {
+    PLUMB_CHECK(families_.empty());
+    shares_ = device::partition(shares);
+    share_ = &shares_.at(share);
+  }
+  PLUMB_CHECK(shares_.size() == shares && share_ == &shares_.at(share));
+  return share_;
 }
 
 std::vector<NcclCommunicators::Group*> NcclCommunicators::join(const NcclGroups& plan, Rendezvous& rendezvous,
@@ -142,7 +157,7 @@ void NcclCommunicators::abort() noexcept {
   lost_ = true;
   for (auto& [key, family] : families_) {
     for (const auto& group : family.groups) {
-      if (group && group->communicator) group->communicator->abort();
+      if (group) group->communicator.abort();
     }
   }
   for (auto& [key, family] : families_) {

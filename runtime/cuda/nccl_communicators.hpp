@@ -2,6 +2,7 @@
 #pragma once
 #include "runtime/cuda/nccl_groups.hpp"
 #include "runtime/device/communicator.hpp"
+#include "runtime/device/green_context.hpp"
 #include "runtime/device/stream.hpp"
 #include "runtime/gpu_workers.hpp"
 
@@ -20,8 +21,8 @@ class NcclCommunicators : public NcclSession {
   /// A communicator of some workers and the stream of what it does.
   struct Group {
     std::vector<std::uint32_t> workers;
-    std::optional<device::Communicator> communicator;
-    device::Stream stream{device::Priority::high};
+    device::Communicator communicator;
+    device::Stream stream;
   };
 
   /// All workers together, each with the same plan: [group of the plan] nothing where this worker is not in
@@ -29,6 +30,9 @@ class NcclCommunicators : public NcclSession {
   /// an earlier plan stay. Throws DeviceError, and aborts them all.
   std::vector<Group*> join(const NcclGroups& plan, Rendezvous& rendezvous, std::uint32_t channels,
                            std::chrono::milliseconds deadline);
+  /// The share of the current device in which this worker computes and its messages move: the `share`-th of
+  /// `shares`; nothing where `shares` is 0. Said before the first join, and the same each time.
+  const device::GreenContext* use_share(std::uint32_t shares, std::uint32_t share);
   void abort() noexcept;
 
  private:
@@ -52,6 +56,10 @@ class NcclCommunicators : public NcclSession {
   void make(const NcclGroups& plan, std::vector<Wanted>& wanted, Rendezvous& rendezvous,
             std::uint32_t channels, std::chrono::milliseconds deadline);
 
+  std::unique_ptr<Group> make_group(std::vector<std::uint32_t> workers, device::Communicator communicator);
+
+  std::vector<device::GreenContext> shares_;
+  const device::GreenContext* share_ = nullptr;
   std::map<Key, Family> families_;  // the same on all workers, empty of groups that this one is not in
   bool lost_ = false;
 };

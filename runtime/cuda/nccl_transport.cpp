@@ -26,16 +26,15 @@ std::string to_bytes(std::span<const double> values) {
 }  // namespace
 
 NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
-                             NcclCommunicators* kept, std::uint32_t channels, bool shared_threads,
-                             std::chrono::milliseconds deadline, std::vector<SharedPair> shared,
-                             std::function<void(const std::string&)> lost)
+                             NcclCommunicators& communicators, std::uint32_t channels, bool shared_threads,
+                             std::chrono::milliseconds deadline, Bytes ahead, std::vector<SharedPair> shared,
+ std::function<void(const std::string&)> lost)
     : schedule_(schedule),
       rendezvous_(rendezvous),
       guard_(guard),
       rank_{rendezvous.rank() % schedule.ranks()},
       copy_(rendezvous.rank() / schedule.ranks()),
-      own_(kept ? nullptr : std::make_unique<NcclCommunicators>()),
-      communicators_(kept ? *kept : *own_),
+      communicators_(communicators),
       messages_(schedule.per_rank[rank_.value].messages.size()),
       shared_(std::move(shared)),
       tell_lost_(std::move(lost)),
@@ -45,6 +44,11 @@ NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendez
       } : std::function<void(std::uint32_t)>{}) {
   PLUMB_CHECK(rendezvous.ranks() == schedule.ranks() * schedule.data_parallel);
   make_groups(channels, shared_threads, deadline);
+  for (std::size_t i = 0; i < message_groups_.size(); ++i) {
+    const bool alone = schedule.placement != CommPlacement::batched;
+    if (ahead.count > 0 && alone && is_recv(schedule.per_rank[rank_.value].messages[i].op.kind))
+      ahead_.try_emplace(message_groups_[i], ahead);
+  }
   clock_offset_ = rendezvous.clock_offset(host_now).offset;
 }
 
@@ -123,12 +127,24 @@ void NcclTransport::begin_step(std::span<const device::Stream* const> streams) {
   headway_.at(0);
 }
 
-void NcclTransport::move(Group& group, const Posted& posted, std::uint32_t peer) {
-  const Buffer& buffer = posted.message->buffer;
+void NcclTransport::move(Group& group, const MessageStep& message, void* data, std::uint32_t peer) {
+  const Buffer& buffer = message.buffer;
   if (buffer.empty()) return;
   const Bytes bytes{static_cast<std::int64_t>(buffer.bytes)};
-  is_send(posted.message->op.kind) ? group.communicator->send(posted.data, bytes, peer, group.stream)
-                                   : group.communicator->receive(posted.data, bytes, peer, group.stream);
+  is_send(message.op.kind) ? group.communicator.send(data, bytes, peer, group.stream)
+                           : group.communicator.receive(data, bytes, peer, group.stream);
+}
+
+void NcclTransport::receive_ahead(Group& group, const device::Buffer& ahead, const Posted& posted) {
+  const MessageStep& message = *posted.message;
+  PLUMB_CHECK(static_cast<std::int64_t>(message.buffer.bytes) <= ahead.bytes().count);
+  messages_[message.index].begin.record(group.stream);
+  group.communicator.begin_group();
+  move(group, message, ahead.data(), 0);  // of a way's two workers the first sends
+  group.communicator.end_group();
+  group.stream.wait(*posted.after);
+  if (!message.buffer.empty()) device::copy(group.stream, posted.data, ahead.data(), message.buffer.bytes);
+  messages_[message.index].end.record(group.stream);
 }
 
 void NcclTransport::post(std::span<const Posted> messages, bool together, std::uint32_t step) {
@@ -138,15 +154,18 @@ void NcclTransport::post(std::span<const Posted> messages, bool together, std::u
     // One group: of a whole batch, or of the one message that stands alone.
     Group& group = *groups_[message_groups_[messages.front().message->index]];
     PLUMB_CHECK(together || messages.size() == 1);
+    if (const auto ahead = ahead_.find(message_groups_[messages.front().message->index]);
+        ahead != ahead_.end() && is_recv(messages.front().message->op.kind))
+      return receive_ahead(group, ahead->second, messages.front());
     for (const Posted& posted : messages) group.stream.wait(*posted.after);
     for (const Posted& posted : messages) messages_[posted.message->index].begin.record(group.stream);
-    group.communicator->begin_group();
+    group.communicator.begin_group();
     for (const Posted& posted : messages) {
       const auto peer =
           std::find(group.workers.begin(), group.workers.end(), worker_of(posted.message->peer));
-      move(group, posted, static_cast<std::uint32_t>(peer - group.workers.begin()));
+      move(group, *posted.message, posted.data, static_cast<std::uint32_t>(peer - group.workers.begin()));
     }
-    group.communicator->end_group();
+    group.communicator.end_group();
     for (const Posted& posted : messages) messages_[posted.message->index].end.record(group.stream);
   });
 }
@@ -183,8 +202,8 @@ void NcclTransport::all_reduce(Waiting& waiting) {
   stream.wait(*waiting.after);
   span.begin.record(stream);
   if (group) {
-    group->communicator->all_reduce(waiting.gradients.data(), waiting.gradients.size(), device::Element::fp32,
-                                    stream);
+    group->communicator.all_reduce(waiting.gradients.data(), waiting.gradients.size(), device::Element::fp32,
+                                   stream);
   }
   span.end.record(stream);
 }
@@ -196,7 +215,7 @@ void NcclTransport::wait_for(const device::Event& event, const std::string& what
         [&] {
           if (event.happened()) return true;
           for (const Group* group : groups_) {
-            if (group) group->communicator->check();
+            if (group) group->communicator.check();
           }
           if (const auto why = rendezvous_.aborted())
             throw DeviceError(fmt::format("waiting for {}: {}", what, *why));
@@ -225,7 +244,7 @@ void NcclTransport::share(std::uint32_t pair, std::span<float> gradients, const 
   issue(no_index, nullptr, [&] {
     Group& group = *groups_.at(shared_groups_[pair]);
     group.stream.wait(after);
-    group.communicator->all_reduce(gradients.data(), gradients.size(), device::Element::fp32, group.stream);
+    group.communicator.all_reduce(gradients.data(), gradients.size(), device::Element::fp32, group.stream);
     done.record(group.stream);
   });
   wait_for(done, "the other half of the gradients of the tied head");
@@ -234,7 +253,11 @@ void NcclTransport::share(std::uint32_t pair, std::span<float> gradients, const 
 
 // A kernel of NCCL's holds waiting and transfer, so when the transfer began is nobody's to know.
 MessageTimes NcclTransport::message_times(std::uint32_t message) {
-  return {TimePoint{}, std::nullopt, TimePoint{} + device::between(base_, messages_[message].end)};
+  const Span& span = messages_[message];
+  const bool ahead = ahead_.contains(message_groups_[message]) &&
+                     is_recv(schedule_.per_rank[rank_.value].messages[message].op.kind);
+  const TimePoint posted = ahead ? TimePoint{} + device::between(base_, span.begin) : TimePoint{};
+  return {posted, std::nullopt, TimePoint{} + device::between(base_, span.end)};
 }
 
 Interval NcclTransport::reduction_times(std::uint32_t index) {

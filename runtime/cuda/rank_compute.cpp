@@ -40,15 +40,16 @@ std::uint16_t to_bf16(float value) {
 }  // namespace
 
 RankCompute::RankCompute(const TrainingPlan& plan, Rank rank, const device::GreenContext* share,
-                         layers::ProductAlgorithms& algorithms)
+                         layers::ProductAlgorithms& algorithms, std::uint32_t left_free)
     : plan_(plan),
       first_stream_(share ? share->stream() : device::Stream()),
       second_stream_(layers::pair_forward_stream(share)),
       held_(plan.schedule.stages),
       stage_memory_(plan.schedule.stages) {
   PLUMB_CHECK(plan.layout.stages.size() == plan.schedule.stages);
-  const std::uint32_t multiprocessors =
-      share ? share->multiprocessors() : device::device_info().multiprocessors;
+  const std::uint32_t all = share ? share->multiprocessors() : device::device_info().multiprocessors;
+  PLUMB_CHECK(left_free < all);
+  const std::uint32_t multiprocessors = all - left_free;
   first_ = std::make_unique<layers::Lane>(first_stream_, multiprocessors);
   second_ = std::make_unique<layers::Lane>(second_stream_, multiprocessors);
 

@@ -29,9 +29,10 @@ namespace plumb::cuda {
 class RankCompute {
  public:
   /// On a share of the GPU, or (nullptr) on all of it. Allocates everything; `algorithms` is shared by all
-  /// ranks, so that one shape of product is computed in one way.
+  /// ranks, so that one shape of product is computed in one way. `left_free`: so many of the multiprocessors
+  /// products are not cut for.
   RankCompute(const TrainingPlan& plan, Rank rank, const device::GreenContext* share,
-              layers::ProductAlgorithms& algorithms);
+              layers::ProductAlgorithms& algorithms, std::uint32_t left_free = 0);
   ~RankCompute();
   /// Gives the parameters their first values. Takes a while, and may run beside other ranks'.
   void initialise();

@@ -50,7 +50,8 @@ class Transport {
   /// Behind finish_step, with the other rank of a SharedPair: `gradients` of both become their sum. Blocks.
   virtual void share(std::uint32_t pair, std::span<float> gradients, const device::Event& after) = 0;
 
-  /// Of the last finished step, since `base`; a message's `posted` is not this side's to know.
+  /// Of the last finished step, since `base`; a message's `posted` is 0 where it was as asked for: when what
+  /// it is behind was done.
   virtual MessageTimes message_times(std::uint32_t message) = 0;
   virtual Interval reduction_times(std::uint32_t index) = 0;
 

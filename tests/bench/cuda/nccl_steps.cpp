@@ -41,7 +41,7 @@ struct Settings {
   std::uint32_t microbatches = 0;
   std::string schedules;
   std::string algorithms;
-  std::uint32_t channels = NcclOptions{}.channels;
+  std::uint32_t channels = 0;     // 0: as everybody has them
   std::uint32_t connections = 0;  // hardware queues of a process; 0: as everybody has them
   bool check = false, batched = false, shares = false, text = false, mps = true, sums = true, kill = false,
        freeze = false, threads = false;
@@ -131,7 +131,7 @@ void run(Settings s, std::string name, Rendezvous& rendezvous) {
   options.shares = s.shares ? s.ranks : 0;
   options.share = rendezvous.rank();
   options.algorithms = &algorithms;
-  options.channels = s.channels;
+  options.channels = s.channels > 0 ? s.channels : s.shares ? 1 : NcclOptions{}.channels;
   options.shared_threads = s.threads;
   const auto begin = std::chrono::steady_clock::now();
   Team team;
@@ -176,7 +176,8 @@ void run(Settings s, std::string name, Rendezvous& rendezvous) {
   double difference = 0;
   if (s.check) {
     // A rank computes the same bit for bit only on as many multiprocessors, so with `shares`.
-    const Unpipelined expected = run_unpipelined_on_gpu(plan, data_of(plan), 1, {s.ranks, &algorithms});
+    const Unpipelined expected =
+        run_unpipelined_on_gpu(plan, data_of(plan), 1, {s.ranks, &algorithms, left_free(options)});
     difference = largest(worker, rendezvous, compare(team, plan, expected.gradients).max_difference);
   }
   if (rendezvous.rank() == 0) {

@@ -257,7 +257,8 @@ int be_rank(const std::vector<Setting>& chosen) {
       watch.doing("one piece");
       const std::pair key{plan.schedule.stages, plan.schedule.microbatches};
       if (!expected.contains(key))
-        expected[key] = run_unpipelined_on_gpu(plan, data_of(plan), 1, {rendezvous.ranks(), &algorithms});
+        expected[key] = run_unpipelined_on_gpu(plan, data_of(plan), 1,
+                                               {rendezvous.ranks(), &algorithms, left_free(options)});
       watch.doing("comparing");
       const Cell cell = worst_of(rendezvous, compare_step(team, plan, expected.at(key)));
       good = good && cell.within(setting.bound);

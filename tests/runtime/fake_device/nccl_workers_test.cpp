@@ -131,6 +131,17 @@ TEST(NcclWorkers, FollowEachOtherInOneSession) {
   }
 }
 
+// Where each has a share, messages are received ahead of the place that they go to.
+TEST(NcclWorkers, ComputeTheSameWhereMessagesComeAhead) {
+  NcclOptions options;
+  options.shares = 4;
+  for (const char* name : {"1f1b", "zb-h1", "interleaved-1f1b", "zb-v", "dualpipe", "dualpipe-v"}) {
+    SCOPED_TRACE(name);
+    expect_unpipelined(plan_of(name, 4, CommPlacement::per_op), options);
+  }
+  expect_unpipelined(plan_of("1f1b", 4, CommPlacement::batched), options);
+}
+
 TEST(NcclWorkers, CopiesOfAPipelineSumTheirGradients) {
   expect_unpipelined(plan_of("dualpipe", 2, CommPlacement::per_op, 2));
   expect_unpipelined(plan_of("1f1b", 2, CommPlacement::batched, 2));
