@@ -1,5 +1,6 @@
 #include "sim/estimate.hpp"
 
+#include "calibrate/fit.hpp"
 #include "calibrate/provenance.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
@@ -237,6 +238,22 @@ std::optional<std::uint32_t> earlier_twin(const ModelShape& model, const Layout&
   return std::nullopt;
 }
 
+// What two owners of a stage need to add up its gradients over NCCL, from an all-reduce of that many bytes.
+// Of n ranks each sends 2 (n - 1) / n of the bytes, of two as many as there are: where only more than two
+// were measured, two take the shorter time in that proportion.
+std::optional<Duration> measured_exchange(const Calibration& calibration, Bytes gradients) {
+  const TransferSeries* best = nullptr;
+  for (const TransferSeries& series : calibration.transfers) {
+    if (!series.fit || series.key.kind != TransferKind::all_reduce || series.key.transport != "nccl")
+      continue;
+    if (!best || series.key.ranks.size() < best->key.ranks.size()) best = &series;
+  }
+  if (!best || best->key.ranks.size() < 2) return std::nullopt;
+  const auto ranks = static_cast<double>(best->key.ranks.size());
+  const double ns = static_cast<double>(duration_at(*best->fit, gradients).duration.ns);
+  return Duration{std::llround(ns * ranks / (2 * (ranks - 1)))};
+}
+
 CostModel estimate_with(const Calibration* calibration, const DeviceDescription& device,
                         const ModelShape& model, const Layout& layout) {
   check_layout(model, layout);
@@ -275,6 +292,10 @@ CostModel estimate_with(const Calibration* calibration, const DeviceDescription&
     stage.gradient_reduction = step_end.reduction(bytes, stage, 1);
     stage.owner_exchange =
         std::max(Duration{}, step_end.reduction(bytes, stage, 2) - stage.gradient_reduction);
+    if (calibration && layout.parallelism.data == 1) {
+      if (const auto exchange = measured_exchange(*calibration, bytes.gradients))
+        stage.owner_exchange = *exchange;
+    }
     stage.optimizer_step = step_end.optimizer(bytes, stage);
   }
   if (model.tied_embeddings && cost.stages.size() > 1) {

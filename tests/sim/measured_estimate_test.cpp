@@ -74,6 +74,24 @@ TEST(MeasuredEstimate, AMeasuredLayerStandsForEveryLayerOfAStage) {
   EXPECT_EQ(cost.sources.at("backward_weight"), "measured") << "the loss has none";
 }
 
+// A stage of two layers, 1024 x 4096, has 2 x 2 x 4 Mi parameters and 64 MiB of float32 gradients.
+// All-reduces are measured at 32 MiB (10 ms) and 128 MiB (40 ms), so 64 MiB take 20 ms. Of eight ranks each
+// sends 2 x 7/8 of them, of two owners as many as there are: 20 x 4/7 ms.
+TEST(MeasuredEstimate, TwoOwnersAddUpGradientsAsLongAsAnAllReduceOfThemTakes) {
+  Calibration calibration = two_lengths();
+  EXPECT_LT(costs(calibration, 512).stages[0].owner_exchange.ns, 5'000'000) << "over the GPU's own links";
+  for (const std::uint32_t ranks : {8u, 2u}) {
+    TransferSeries series;
+    series.key.kind = TransferKind::all_reduce;
+    series.key.transport = "nccl";
+    for (std::uint32_t r = 0; r < ranks; ++r) series.key.ranks.push_back(r);
+    series.fit = LinkFit{};
+    series.fit->knots = {{{32 << 20}, {10'000'000}}, {{128 << 20}, {40'000'000}}};
+    calibration.transfers.push_back(series);
+    EXPECT_EQ(costs(calibration, 512).stages[0].owner_exchange.ns, ranks == 8 ? 11'428'571 : 20'000'000);
+  }
+}
+
 // Half way between 256 and 512 tokens.
 TEST(MeasuredEstimate, BetweenMeasuredShapesItIsAStraightLine) {
   const CostModel cost = costs(two_lengths(), 384);
