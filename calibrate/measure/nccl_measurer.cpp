@@ -123,17 +123,10 @@ class NcclMeasurer final : public Measurer {
     return std::visit([&](const auto& one) { return measure_one(one, rule); }, target);
   }
 
-  bool in_turns(const Target& a, const Target& b) const override {
-    const auto* one = std::get_if<WorkTarget>(&a);
-    const auto* other = std::get_if<WorkTarget>(&b);
-    return one && other && one->setting == other->setting &&
-           company_of(one->work.kind) == company_of(other->work.kind);
-  }
+  bool in_turns(const Target& a, const Target& b) const override { return have_one_company(a, b); }
   std::vector<Measurement> measure_in_turns(const std::vector<Target>& targets,
                                             const StoppingRule& rule) override {
-    std::vector<WorkTarget> work;
-    for (const Target& target : targets) work.push_back(std::get<WorkTarget>(target));
-    return measure_work(work, rule);
+    return measure_work(work_of(targets), rule);
   }
 
  private:

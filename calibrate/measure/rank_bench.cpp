@@ -94,6 +94,19 @@ Company company_of(WorkKind measured) {
   return measured == WorkKind::forward_beside_backward ? Company::pairs : Company::forwards_and_backwards;
 }
 
+bool have_one_company(const Target& a, const Target& b) {
+  const auto* one = std::get_if<WorkTarget>(&a);
+  const auto* other = std::get_if<WorkTarget>(&b);
+  return one && other && one->setting == other->setting &&
+         company_of(one->work.kind) == company_of(other->work.kind);
+}
+
+std::vector<WorkTarget> work_of(const std::vector<Target>& targets) {
+  std::vector<WorkTarget> work;
+  for (const Target& target : targets) work.push_back(std::get<WorkTarget>(target));
+  return work;
+}
+
 Background RankBench::busy(Company company) {
   StageRig& rig = *layer_;
   if (company == Company::pairs)

@@ -43,6 +43,11 @@ std::vector<CutStage> stages_of(const CalibrationRequest& request);
 enum class Company : std::uint8_t { forwards_and_backwards, pairs };
 Company company_of(WorkKind measured);
 
+/// Whether the two can be sampled in turns: work of one setting, in one company.
+bool have_one_company(const Target& a, const Target& b);
+/// Of targets that all are work.
+std::vector<WorkTarget> work_of(const std::vector<Target>& targets);
+
 /// Stages, a layer, and the parts of both, ready to be timed in the rank's main stream. Lanes and rigs refer
 /// to its streams, so it stays where it is.
 class RankBench {
