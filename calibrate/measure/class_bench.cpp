@@ -49,7 +49,7 @@ Measurement ClassBench::time(const SlowdownTarget& target, const StoppingRule& r
   // Long enough to meet several of the other's pieces, wherever between two of them it begins.
   const int times = static_cast<int>(std::clamp(std::max(2 * other_ns, long_enough_ns) / own_ns, 2.0, 60.0));
   const Timed timed = in_a_row(lane, key.work_class, times);
-  const std::array<std::function<Sample()>, 2> turns{[&] { return sampler.once(timed).sample; },
+  const std::array<std::function<Sample()>, 2> turns{[&] { return sampler.once(timed); },
                                                      [&] {
                                                        std::atomic<bool> begun = false;
                                                        const Background beside(other.stream(), [&] {
@@ -57,7 +57,7 @@ Measurement ClassBench::time(const SlowdownTarget& target, const StoppingRule& r
                                                          begun = true;
                                                        });
                                                        wait_until(begun);
-                                                       return sampler.once(timed).sample;
+                                                       return sampler.once(timed);
                                                      }};
   const Alternation rounds = alternate(
       turns, {rule, sampler.load().settling(), std::min(observing_load, rule.budget)}, monotonic_now);
@@ -78,8 +78,8 @@ const ClassBench::Alone& ClassBench::alone(const std::string& work_class, const 
   if (!is_new) return alone;
   alone.once_ns = once(work_class, rule, sampler);
   const int times = static_cast<int>(std::clamp(long_enough_ns / alone.once_ns, 4.0, 60.0));
-  alone.each = one_of(
-      sampler.sample(in_a_row(lane, work_class, times), WarmUp::until_the_clock_settles, rule).set, times);
+  alone.each =
+      one_of(sampler.sample(in_a_row(lane, work_class, times), WarmUp::until_the_clock_settles, rule), times);
   return alone;
 }
 
@@ -87,9 +87,9 @@ double ClassBench::once(const std::string& work_class, const StoppingRule& rule,
   const auto [found, is_new] = once_ns_.try_emplace(work_class);
   if (is_new) {
     const StoppingRule rough{1, 3, 3, rule.budget};
-    const Sampled sampled =
+    const SampleSet sampled =
         sampler.sample(in_a_row(copies_or_main(work_class), work_class, 1), WarmUp::a_few_runs, rough);
-    found->second = static_cast<double>(sampled.set.summary().median.ns);
+    found->second = static_cast<double>(sampled.summary().median.ns);
   }
   return found->second;
 }

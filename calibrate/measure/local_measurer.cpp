@@ -126,13 +126,13 @@ class LocalMeasurer final : public Measurer {
   }
 
   Measurement measure_one(const TransferTarget& target, const StoppingRule& rule) {
-    const Sampled sampled =
+    const SampleSet sampled =
         target.key.kind == TransferKind::hop
             ? time_hop(target.size, rule)
             : time_copies(target.key.kind == TransferKind::both_ways ? 2 : target.key.at_once, target.size,
                           rule);
     TransferKey key = target.key;
-    return {Transfer{key, {target.size, sampled.set.summary()}}, sampled.set.samples()};
+    return {Transfer{key, {target.size, sampled.summary()}}, sampled.samples()};
   }
 
   std::byte* message(const device::Buffer& buffer, std::size_t which) const {
@@ -141,7 +141,7 @@ class LocalMeasurer final : public Measurer {
 
   /// From the end of rank 0's op to the begin of rank 1's, which waits for the message; both have other work
   /// before, rank 0 has other work after.
-  Sampled time_hop(Bytes size, const StoppingRule& rule) {
+  SampleSet time_hop(Bytes size, const StoppingRule& rule) {
     RankStreams& from = ranks_[0]->streams();
     RankStreams& to = ranks_[1]->streams();
     StageRig& producer = ranks_[0]->layer();
@@ -166,7 +166,7 @@ class LocalMeasurer final : public Measurer {
   }
 
   /// `count` copies at the same time, from the first begin to the last end; nobody computes.
-  Sampled time_copies(std::size_t count, Bytes size, StoppingRule rule) {
+  SampleSet time_copies(std::size_t count, Bytes size, StoppingRule rule) {
     keep_busy(ranks_.size());
     rule.budget = Duration{rule.budget.ns / 4};  // hundreds of microseconds; there is no clock to wait for
     const device::Stream& first = copy_streams_[0];

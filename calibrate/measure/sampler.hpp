@@ -21,16 +21,6 @@ struct Timed {
   const device::Event& begin;
   const device::Event& end;
   std::function<void()> launch;
-  /// Told of each sample that counts, before the next launch; may be nothing.
-  std::function<void(const Sample&)> took = {};
-  /// Queues what is to run right before each, untimed: it leaves the caches as the thing finds them in a
-  /// step; may be nothing.
-  std::function<void()> before = {};
-};
-
-struct Sampled {
-  SampleSet set;
-  Duration host_launch;  // median of what `launch` took on the host
 };
 
 /// How long a thing runs before its first sample. A GPU under load falls from its highest clock to the one at
@@ -55,13 +45,8 @@ constexpr Duration observing_load{300'000'000};
 
 class Sampler {
  public:
-  /// One sample, and what `launch` took on the host. `took` is not told.
-  struct Taken {
-    Sample sample;
-    Duration host_launch;
-  };
-  Taken once(const Timed& timed);
-  Sampled sample(const Timed& timed, WarmUp warm_up, const StoppingRule& rule);
+  Sample once(const Timed& timed);
+  SampleSet sample(const Timed& timed, WarmUp warm_up, const StoppingRule& rule);
   const device::ClockReader& clock() const { return clock_; }
   /// For whoever loads the GPU beside this.
   Load& load() { return load_; }

@@ -262,12 +262,12 @@ class Bench {
       for (const WorkKind a : kinds) {
         const Timed timed = alone([&, a](const OpLane&) { layer_rigs_[0]->launch(a); });
         const std::array<std::function<Sample()>, 2> turns{
-            [&] { return sampler_.once(timed).sample; },
+            [&] { return sampler_.once(timed); },
             [&] {
               const Background copying(own().copies, [&, size] {
                 device::copy(own().copies, to_.data(), from_.data(), static_cast<std::size_t>(size));
               });
-              return sampler_.once(timed).sample;
+              return sampler_.once(timed);
             }};
         const Alternation rounds = sampled(turns);
         const auto predicted = [&](const OpCost& cost) {
@@ -388,9 +388,9 @@ class Bench {
   void two(const char* what, std::string_view a, std::string_view b, const OpCost& first_cost,
            const OpCost& second_cost, const Launch& first, const Launch& second, const Launch& second_alone) {
     const Timed one = alone(first), other = alone(second_alone), together = both(first, second);
-    const std::array<std::function<Sample()>, 3> turns{[&] { return sampler_.once(together).sample; },
-                                                       [&] { return sampler_.once(one).sample; },
-                                                       [&] { return sampler_.once(other).sample; }};
+    const std::array<std::function<Sample()>, 3> turns{[&] { return sampler_.once(together); },
+                                                       [&] { return sampler_.once(one); },
+                                                       [&] { return sampler_.once(other); }};
     const Alternation rounds = sampled(turns);
     const Summary measured = rounds.of(0).summary();
     const OpCost x = lasting(first_cost, over(measured.median, rounds.ratio(0, 1)));

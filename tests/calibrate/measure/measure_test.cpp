@@ -82,8 +82,8 @@ TEST(Sampler, StopsAtTheRuleAndTimesWhatItIsGiven) {
                            }},
                           WarmUp::a_few_runs, {0.05, 11, 200, Duration{500'000'000}});
   };
-  const double once = static_cast<double>(sample(1).set.summary().median.ns);
-  const double five = static_cast<double>(sample(5).set.summary().median.ns);
+  const double once = static_cast<double>(sample(1).summary().median.ns);
+  const double five = static_cast<double>(sample(5).summary().median.ns);
   EXPECT_NEAR(five / once, 5, 0.5);
 }
 
