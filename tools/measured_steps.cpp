@@ -13,7 +13,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <string>
+#include <utility>
 
 namespace plumb::tools {
 namespace {
@@ -37,6 +39,24 @@ MeasuredStep summarized(const Crew& crew, const TrainingPlan& plan, const std::v
   step.memory = recorded_memory(crew, plan, records);
   step.report = summarize(step.timeline, step.memory);
   return step;
+}
+
+constexpr std::int64_t most_steps = 100'000;
+// More records than that would say nothing new of steps that are so short.
+constexpr std::int64_t most_counted = 100;
+
+// [rank] of the first copy, from what this process's workers recorded of one step, in their order.
+std::vector<StepTimes> gathered(Crew& crew, const TrainingPlan& plan, std::vector<StepTimes> own) {
+  if (crew.rendezvous == nullptr) {
+    std::vector<StepTimes> records;
+    for (std::size_t w = 0; w < own.size(); ++w) {
+      if (crew.workers[w]->copy() == 0) records.push_back(std::move(own[w]));
+    }
+    return records;
+  }
+  std::vector<StepTimes> records = gather_times(*crew.rendezvous, own.front());
+  if (!records.empty()) records.resize(plan.schedule.ranks());
+  return records;
 }
 
 }  // namespace
@@ -77,16 +97,9 @@ void run_all(Crew& crew, const std::function<void(Worker&)>& body) {
 }
 
 std::vector<StepTimes> records_of(Crew& crew, const TrainingPlan& plan) {
-  if (crew.rendezvous == nullptr) {
-    std::vector<StepTimes> records;
-    for (const auto& worker : crew.workers) {
-      if (worker->copy() == 0) records.push_back(worker->times());
-    }
-    return records;
-  }
-  std::vector<StepTimes> records = gather_times(*crew.rendezvous, crew.workers.front()->times());
-  if (!records.empty()) records.resize(plan.schedule.ranks());
-  return records;
+  std::vector<StepTimes> own;
+  for (const auto& worker : crew.workers) own.push_back(worker->times());
+  return gathered(crew, plan, std::move(own));
 }
 
 MemoryProfile recorded_memory(const Crew& crew, const TrainingPlan& plan,
@@ -111,18 +124,19 @@ Bytes peak_activations(Crew& crew) {
 }
 
 std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, const MicrobatchData& data,
-                                        std::uint32_t count, const WarmUp& warm_up,
+                                        const Repetitions& repetitions,
                                         const std::function<void(const std::string&)>& begins) {
   using Clock = std::chrono::steady_clock;
   const auto since = [](Clock::time_point begin) {
     return Duration{std::chrono::nanoseconds(Clock::now() - begin).count()};
   };
+  const auto one_step = [](Worker& worker) {
+    worker.clear_gradients();
+    execute(worker.program(), worker);
+  };
   const auto run_steps = [&](std::int64_t steps) {
     run_all(crew, [&](Worker& worker) {
-      for (std::int64_t i = 0; i < steps; ++i) {
-        worker.clear_gradients();
-        execute(worker.program(), worker);
-      }
+      for (std::int64_t i = 0; i < steps; ++i) one_step(worker);
     });
   };
   if (begins) begins("data");
@@ -147,19 +161,32 @@ std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, co
   Duration step = since(begin);
   if (crew.rendezvous != nullptr) step = {std::stoll(crew.rendezvous->broadcast(std::to_string(step.ns)))};
   const auto steps_in = [&](Duration duration) {
-    return (duration.ns + step.ns - 1) / std::max<std::int64_t>(1, step.ns);
+    return std::min(most_steps, (duration.ns + step.ns - 1) / std::max<std::int64_t>(1, step.ns));
   };
-
   // Where steps are long, the two that have run are warm-up enough.
-  if (step < warm_up.before_first) run_steps(steps_in(warm_up.before_first));
+  if (step < repetitions.warm_up) run_steps(steps_in(repetitions.warm_up));
+
+  const std::int64_t count =
+      std::max<std::int64_t>(repetitions.least, std::min(steps_in(repetitions.observe), most_counted));
+  // Each reads its own records, so that the device hardly pauses for it.
+  std::map<const Worker*, std::vector<StepTimes>> recorded;
+  for (const auto& worker : crew.workers) recorded[worker.get()].reserve(static_cast<std::size_t>(count));
   ClockWatch clock;
+  clock.start();
+  run_all(crew, [&](Worker& worker) {
+    std::vector<StepTimes>& own = recorded.at(&worker);
+    for (std::int64_t i = 0; i < count; ++i) {
+      one_step(worker);
+      own.push_back(worker.times());
+    }
+  });
+  const std::uint32_t mhz = clock.stop();
+
   std::vector<MeasuredStep> steps;
-  for (std::uint32_t i = 0; i < count; ++i) {
-    if (i > 0 || step < warm_up.before_first) run_steps(steps_in(warm_up.before_each));
-    clock.start();
-    run_steps(step < warm_up.before_each ? 2 : 1);
-    const std::uint32_t mhz = clock.stop();
-    const std::vector<StepTimes> records = records_of(crew, plan);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+    std::vector<StepTimes> own;
+    for (const auto& worker : crew.workers) own.push_back(std::move(recorded.at(worker.get())[i]));
+    const std::vector<StepTimes> records = gathered(crew, plan, std::move(own));
     if (records.empty()) continue;
     steps.push_back(summarized(crew, plan, memory, records));
     steps.back().sm_clock_mhz = mhz;

@@ -18,7 +18,7 @@ struct MeasuredStep {
   Timeline timeline;
   MemoryProfile memory;
   Report report;
-  std::uint32_t sm_clock_mhz = 0;  // mean over it and the steps right before it; 0: not known
+  std::uint32_t sm_clock_mhz = 0;  // mean over all that were measured with it; 0: not known
 };
 
 /// The workers of this process: all of them, or the one whose process this is.
@@ -50,18 +50,20 @@ MemoryProfile recorded_memory(const Crew& crew, const TrainingPlan& plan,
 /// buffers, workspace and padding. All processes call it, and rank 0 learns it.
 Bytes peak_activations(Crew& crew);
 
-/// How long steps run one behind the other before one counts. A GPU under load reaches its power limit and
-/// lowers its clock within some hundred milliseconds; a pause lets it rise again.
-struct WarmUp {
-  Duration before_first{500'000'000};
-  Duration before_each{200'000'000};  // reading a record is such a pause
+/// How steps are repeated. A GPU at its power limit lowers its clock within some hundred milliseconds of
+/// load, and then swings it by some per cent around what it keeps, with a period of up to a second: a few
+/// short steps would all lie in one flank of that.
+struct Repetitions {
+  Duration warm_up{500'000'000};    // of steps that do not count
+  std::uint32_t least = 5;          // steps that count, however long they take
+  Duration observe{1'500'000'000};  // and so many more as fit into this
 };
 
-/// Measures `count` steps, each right behind others as in training, with `data` for every microbatch: a step
-/// takes as long, and making other numbers for each would take longer than that. By step time, shortest
-/// first; on ranks other than 0 of several processes, empty. `begins` is told what is begun: `data`, `steps`.
+/// Measures steps, each right behind others as in training, with `data` for every microbatch: a step takes as
+/// long, and making other numbers for each would take longer than that. By step time, shortest first; on
+/// ranks other than 0 of several processes, empty. `begins` is told what is begun: `data`, `steps`.
 std::vector<MeasuredStep> measure_steps(Crew& crew, const TrainingPlan& plan, const MicrobatchData& data,
-                                        std::uint32_t count, const WarmUp& warm_up = {},
+                                        const Repetitions& repetitions,
                                         const std::function<void(const std::string&)>& begins = {});
 
 }  // namespace plumb::tools
