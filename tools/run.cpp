@@ -292,7 +292,17 @@ RunOutcome train(const Options& options, const TrainingPlan& plan, Team& team, c
   return outcome;
 }
 
+// The report first: what the steps came to is not lost because a file cannot be written any more.
 void write(const RunOutcome& outcome, const Options& options, const TrainingPlan& plan, Console& console) {
+  console.out << (options.json ? to_json(outcome) + "\n" : to_text(outcome, plan)) << std::flush;
+  if (outcome.stop.signal != 0) {
+    console.err << fmt::format(
+        "plumb: stopped by {} after step {} of {}{}\n", outcome.stop.signal == SIGINT ? "SIGINT" : "SIGTERM",
+        outcome.stop.after_step, options.steps,
+        options.checkpoint.empty()
+            ? "; without --checkpoint nothing is kept to go on from"
+            : fmt::format("; --resume goes on from its checkpoint in {}", options.checkpoint));
+  }
   if (!options.timeline.empty()) {
     write_output(console, options.timeline,
                  [&](std::ostream& out) { write_timeline(out, outcome.timeline); });
@@ -303,15 +313,6 @@ void write(const RunOutcome& outcome, const Options& options, const TrainingPlan
                          TraceOptions{});
     });
   }
-  console.out << (options.json ? to_json(outcome) + "\n" : to_text(outcome, plan));
-  if (outcome.stop.signal == 0) return;
-  console.out.flush();
-  console.err << fmt::format(
-      "plumb: stopped by {} after step {} of {}{}\n", outcome.stop.signal == SIGINT ? "SIGINT" : "SIGTERM",
-      outcome.stop.after_step, options.steps,
-      options.checkpoint.empty()
-          ? "; without --checkpoint nothing is kept to go on from"
-          : fmt::format("; --resume goes on from its checkpoint in {}", options.checkpoint));
 }
 
 // Before a step is run, so that none is run in vain.

@@ -90,8 +90,12 @@ std::string to_text(const RunOutcome& outcome, const TrainingPlan& plan) {
   if (!std::isfinite(outcome.losses.back()))
     text += "          the training has diverged: a smaller --lr may keep it together\n";
   if (outcome.check) {
-    text += fmt::format("gradients differ by at most {:.3g} of their squared size ({})\n",
-                        outcome.check->max_difference, outcome.check->worst_parameter);
+    text += outcome.check->max_difference == 0
+                ? "gradients are those of the model without a pipeline, exactly\n"
+                : fmt::format(
+                      "gradients differ from the model's without a pipeline by at most {:.3g} of their "
+                      "squared size ({})\n",
+                      outcome.check->max_difference, outcome.check->worst_parameter);
   }
   for (std::size_t r = 0; r < outcome.report.ranks.size(); ++r) {
     const RankReport& rank = outcome.report.ranks[r];

@@ -5,6 +5,7 @@ usage: run.py PLUMB
 """
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -138,6 +139,25 @@ class Run(unittest.TestCase):
                 self.assertEqual((done.returncode, done.stdout), (2, ""), flags)
                 self.assertIn(place, done.stderr)
                 self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+
+    def test_what_the_steps_came_to_is_said_though_the_disk_is_full_at_the_end(self):
+        def small_disk():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+        with tempfile.TemporaryDirectory() as folder:
+            line = f"--schedule 1f1b {BASE} --steps 3 --json --trace {folder}/trace.json"
+            done = subprocess.run([PLUMB, "run", *shlex.split(line)], capture_output=True, text=True, timeout=LIMIT_S,
+                                  preexec_fn=small_disk)
+            self.assertEqual(done.returncode, 2)
+            self.assertEqual(len(json.loads(done.stdout)["loss"]), 3)
+            self.assertIn("trace.json: cannot be written", done.stderr)
+            self.assertEqual(os.listdir(folder), [])
+
+    def test_the_check_of_gradients_says_whether_they_are_equal(self):
+        line = f"--ranks 2 --microbatches 4 --device cpu {TINY} --steps 1 --check-gradients"
+        self.assertIn("without a pipeline, exactly", run(f"--schedule 1f1b {line}").stdout)
+        # Two ranks own each stage of DualPipe's, so its sums have another order.
+        self.assertIn("differ from the model's without a pipeline by at most", run(f"--schedule dualpipe {line}").stdout)
 
     def test_a_training_that_falls_apart_says_so(self):
         line = f"--schedule 1f1b {BASE} --steps 3"
