@@ -74,6 +74,7 @@ TrainingPlan plan_of(const Options& options, Console& console, bool speaks) {
   plan.schedule = options.schedule.load();
   ModelOptions model = options.model;
   model.data = options.schedule.data_parallel;
+  model.no_optimizer_sharding = true;  // each copy's workers hold all of it
   if (model.weights == "fp8") throw BadInput("--dtype", "fp8 can be simulated but not run; bf16 or fp32 can");
   if (model.gradients != "fp32")
     throw BadInput("--gradients", "bf16 can be simulated but not run; weight gradients are summed in fp32");

@@ -177,6 +177,7 @@ struct Validator {
                   {}};
     const LoweredSchedule& schedule = step.schedule;
     ModelOptions flags = model;
+    flags.no_optimizer_sharding = true;  // as plumb run trains
     flags.data = options.lowering.data_parallel;
     step.run.layout = flags.layout(step.run.model, schedule.stages, schedule.ranks());
     CostModel cost = step.run.costs();

@@ -113,6 +113,15 @@ class Run(unittest.TestCase):
                 # Its two layers' weights, 2 x (8 x 16 + 16 x 8), in float32.
                 self.assertEqual(rank["memory_bytes"]["weights"], 2 * 2 * 8 * 16 * 4)
 
+    def test_every_copy_is_counted_with_all_of_the_optimizers_state(self):
+        # Two moments in float32 of a rank's two layers, 2 x (8 x 16 + 16 x 8) weights; nothing shares them out over copies.
+        for copies in (1, 2):
+            line = f"--schedule 1f1b {BASE} --dp {copies}"
+            for rank in data(f"{line} --steps 1")["ranks"]:
+                self.assertEqual(rank["memory_bytes"]["optimizer"], 2 * 4 * 2 * 2 * 8 * 16)
+            for rank in data(f"{line} --dry-run")["ranks"]:
+                self.assertEqual(rank["held_bytes"], (4 + 4 + 2 * 4) * 2 * 2 * 8 * 16)
+
     def test_a_training_step_lasts_longer_than_its_pipeline(self):
         # It also takes the data, clips and updates.
         document = data(f"--schedule 1f1b {BASE} --steps 4")
