@@ -8,7 +8,8 @@
 #include "sim/report_json.hpp"
 #include "tools/documents.hpp"
 #include "tools/interrupt.hpp"
-#include "tools/planner/launch_flags.hpp"
+#include "tools/plan_job.hpp"
+#include "tools/plan_next.hpp"
 #include "tools/planner/predict.hpp"
 #include "tools/planner/search.hpp"
 #include "tools/planner/sensitivity.hpp"
@@ -27,131 +28,17 @@
 namespace plumb::tools {
 namespace {
 
-// 1,024: with commas, for people.
-std::string grouped(double value) {
-  std::string digits = fmt::format("{:.0f}", value);
-  for (std::size_t k = digits.size(); k > 3; k -= 3) digits.insert(k - 3, ",");
-  return digits;
-}
-
-Recompute parse_recompute(const std::string& text) {
-  for (const Recompute one : {Recompute::none, Recompute::selective, Recompute::full}) {
-    if (text == to_string(one)) return one;
-  }
-  throw BadInput("--recompute", fmt::format("'{}' is neither none, selective nor full", text));
-}
-
-struct Job {
-  ModelShape model;
-  DeviceDescription device;
-  std::optional<Calibration> calibration;  // what was measured of it
-  SearchRequest request;
-  std::string flags;  // that say the same model on the same device to `plumb simulate`
-
-  CostModel costs(const Layout& layout) const { return estimate(device, model, layout); }
-  std::string title() const {
-    return fmt::format("{} on {} {}", model.name, grouped(request.devices), device.name);
-  }
-  std::string setting() const {
-    return fmt::format("{} sequences of {} tokens a step, at most {} a device",
-                       grouped(static_cast<double>(request.global_batch)),
-                       grouped(static_cast<double>(request.sequence)), to_text(request.memory));
-  }
-};
-
-std::string model_flags(const PlanModelOptions& options, const PlanCommon& common) {
-  const ModelOptions& model = options.model;
-  std::string out;
-  const auto text = [&](const char* flag, const std::string& value, const char* unless) {
-    if (value != unless) out += fmt::format(" {} {}", flag, value);
-  };
-  const auto number = [&](const char* flag, const std::optional<std::uint64_t>& value) {
-    if (value) out += fmt::format(" {} {}", flag, *value);
-  };
-  text("--model", model.model, "");
-  number("--hidden", model.hidden);
-  number("--layers", model.layers);
-  number("--heads", model.heads);
-  number("--kv-heads", model.key_value_heads);
-  number("--ffn", model.ffn);
-  number("--vocab", model.vocab);
-  text("--gpu", options.device.gpu, "");
-  text("--software", options.device.software, "");
-  text("--calibration", common.calibration, "");
-  text("--dtype", model.weights, "bf16");
-  text("--gradients", model.gradients, "fp32");
-  if (model.no_optimizer_sharding) out += " --no-optimizer-sharding";
-  if (common.placement == CommPlacement::batched) out += " --comms batched";
-  return out;
-}
-
-Job load(const PlanModelOptions& options, const PlanCommon& common, Console& console) {
-  Job job;
-  const ModelConfig config = options.model.load();
-  print_warnings(console, config);
-  job.model = config.shape;
-  if (job.model.architecture != Architecture::transformer) {
-    throw BadInput("--model", "an mlp's stages are cut by hand; plan it with --ranks and --costs");
-  }
-  if (!options.devices) throw BadInput("--devices", "is required with --model");
-  if (!options.global_batch) throw BadInput("--global-batch", "is required with --model");
-  if (!common.calibration.empty()) job.calibration = load_calibration(common.calibration);
-  if (!options.device.gpu.empty()) {
-    job.device = options.device.load();
-  } else if (!job.calibration) {
-    throw BadInput("--gpu", "is required with a model, as in --gpu h100, or a --calibration");
-  } else if (const DeviceDescription* known = measured_device(*job.calibration)) {
-    job.device = *known;
-  } else {
-    throw BadInput("--gpu", fmt::format("is required: {} says of no known device what it was measured on",
-                                        common.calibration));
-  }
-  SearchRequest& request = job.request;
-  request.model = job.model;
-  request.devices = *options.devices;
-  request.devices_per_node = job.device.devices_per_node;
-  request.global_batch = *options.global_batch;
-  // One stage is enough to read the flags.
-  const Layout flags = options.model.layout(job.model, 1, 1);
-  request.sequence = flags.sequence;
-  request.memory = options.memory.empty() ? job.device.memory : parse_bytes(options.memory, "--memory");
-  Layout software;
-  apply_software(job.device, software);
-  request.numerics = software.numerics;
-  request.numerics.weights = flags.numerics.weights;
-  request.numerics.gradients = flags.numerics.gradients;
-  request.sequence_parallel = software.parallelism.sequence_parallel && flags.parallelism.sequence_parallel;
-  request.shard_optimizer = flags.parallelism.shard_optimizer;
-  request.pipeline = options.pipeline;
-  request.tensor = options.tensor;
-  request.expert = options.expert;
-  request.micro_batch_sizes = options.micro_batch_sizes;
-  request.chunks = common.chunks;
-  for (const std::string& text : options.recompute) request.recompute.push_back(parse_recompute(text));
-  for (const std::string& name : common.schedules) request.schedules.push_back(&generator(name));
-  request.placement = common.placement;
-  request.execution = common.execution;
-  request.threads = options.threads;
-  job.flags = model_flags(options, common);
-  return job;
-}
-
-std::string name_of(const LayoutPlan& plan) {
-  std::string name(plan.generator->name);
-  if (plan.shape.group) name += fmt::format(" --group {}", *plan.shape.group);
-  return name;
-}
-
-Recompute recompute_of(const LayoutPlan& plan) { return plan.layout.stages.front().recompute; }
-
-render::Table table_of(const SearchResult& result, const std::vector<std::size_t>& which, bool experts) {
+render::Table table_of(const PlanJob& job, const SearchResult& result,
+                       const std::vector<std::size_t>& which) {
   render::Table table;
   table.head = {"schedule", "pp", "tp", "dp"};
+  const bool experts = job.model.experts.has_value();
   if (experts) table.head.push_back("ep");
   for (const char* head : {"chunks", "micro batch", "microbatches", "recompute", "step ms", "tokens/s", "MFU",
                            "bubble", "peak GiB"}) {
     table.head.emplace_back(head);
   }
+  if (job.calibration) table.head.push_back("durations");
   for (const std::size_t i : which) {
     const LayoutPlan& plan = result.plans[i];
     const Parallelism& parallelism = plan.layout.parallelism;
@@ -167,6 +54,7 @@ render::Table table_of(const SearchResult& result, const std::vector<std::size_t
     row.push_back(fmt::format("{:.1f} %", 100 * plan.report.mfu.value_or(0)));
     row.push_back(fmt::format("{:.1f} %", 100 * plan.report.idle_share));
     row.push_back(render::gibibytes(plan.peak));
+    if (job.calibration) row.push_back(duration_source(plan));
     table.rows.push_back(std::move(row));
   }
   return table;
@@ -208,7 +96,7 @@ render::Table refused_table(const SearchResult& result) {
   return table;
 }
 
-void print_json(std::ostream& out, const Job& job, const SearchResult& result) {
+void print_json(std::ostream& out, const PlanJob& job, const SearchResult& result) {
   fmt::print(out,
              "{{\"schema\":\"plumb.plan/1\",\"model\":{},\"device\":{},\"devices\":{},\"memory_bytes\":{},"
              "\"global_batch\":{},\"sequence\":{},\"interrupted\":{},\"candidates\":{},\"simulated\":{},"
@@ -257,71 +145,6 @@ void print_json(std::ostream& out, const Job& job, const SearchResult& result) {
   out << "}\n";
 }
 
-// The command that looks at one plan alone: the same step, to the nanosecond.
-std::string simulate_command(const Job& job, const LayoutPlan& plan) {
-  const Parallelism& parallelism = plan.layout.parallelism;
-  std::string out = fmt::format("plumb simulate {}{} --ranks {} --microbatches {}", plan.generator->name,
-                                job.flags, plan.shape.ranks, plan.shape.microbatches);
-  const auto flag = [&](const char* name, std::uint64_t value) {
-    if (value != 1) out += fmt::format(" {} {}", name, value);
-  };
-  if (plan.generator->takes_chunks) out += fmt::format(" --chunks {}", *plan.shape.chunks);
-  if (plan.shape.group) out += fmt::format(" --group {}", *plan.shape.group);
-  flag("--tp", parallelism.tensor);
-  flag("--dp", parallelism.data);
-  flag("--ep", parallelism.expert);
-  flag("--micro-batch-size", plan.layout.micro_batch_size);
-  out += fmt::format(" --sequence {}", plan.layout.sequence);
-  if (recompute_of(plan) != Recompute::none)
-    out += fmt::format(" --recompute {}", to_string(recompute_of(plan)));
-  return out + fmt::format(" --layout \"{}\"", to_megatron(plan.layout.stages));
-}
-
-std::vector<std::string> next_steps(const Job& job, const SearchResult& result) {
-  std::vector<std::string> out;
-  const LayoutPlan& best = result.plans.front();
-  const auto add = [&](const std::vector<std::string>& lines) {
-    for (const std::string& line : lines) out.push_back("  " + line);
-  };
-  const auto runs_in_megatron = [&](const LayoutPlan& plan) {
-    return megatron_flags(plan, job.model, job.request.global_batch).has_value();
-  };
-  if (const auto flags = megatron_flags(best, job.model, job.request.global_batch)) {
-    out.emplace_back("with Megatron-LM:");
-    add(*flags);
-  } else {
-    const auto nearest = std::find_if(result.plans.begin(), result.plans.end(), runs_in_megatron);
-    out.push_back(fmt::format("Megatron-LM has no {}.", best.generator->title));
-    if (nearest != result.plans.end()) {
-      out.push_back(fmt::format("The fastest that it has is {}, {}: {:.1f} % longer a step:",
-                                name_of(*nearest), to_text(nearest->layout, nearest->shape),
-                                100.0 * static_cast<double>((nearest->step_time() - best.step_time()).ns) /
-                                    static_cast<double>(best.step_time().ns)));
-      add(*megatron_flags(*nearest, job.model, job.request.global_batch));
-    }
-  }
-  if (const auto lines = torchtitan_config(best, job.request.global_batch, "schedule.csv")) {
-    out.emplace_back("with torchtitan:");
-    add(*lines);
-    if (std::any_of(lines->begin(), lines->end(),
-                    [](const std::string& line) { return line.find("schedule_csv") != std::string::npos; })) {
-      out.push_back(
-          fmt::format("  # plumb schedule {} --ranks {} --microbatches {}{}{} --format csv > schedule.csv",
-                      best.generator->name, best.shape.ranks, best.shape.microbatches,
-                      best.generator->takes_chunks ? fmt::format(" --chunks {}", *best.shape.chunks) : "",
-                      best.shape.group ? fmt::format(" --group {}", *best.shape.group) : ""));
-    }
-  } else {
-    out.push_back(fmt::format(
-        "PyTorch's pipeline runtime keeps a stage on one rank, {} on two; schedule.json of --out holds "
-        "its order.",
-        best.generator->title));
-  }
-  out.emplace_back("to look closer:");
-  out.push_back("  " + simulate_command(job, best));
-  return out;
-}
-
 // All of what was ruled out would bury the rest: schedules with plans above are summed up.
 void print_refused(std::ostream& out, const SearchResult& result) {
   if (result.refused.empty()) return;
@@ -344,29 +167,29 @@ void print_refused(std::ostream& out, const SearchResult& result) {
   }
 }
 
-void print_text(std::ostream& out, const Job& job, const SearchResult& result) {
+void print_text(std::ostream& out, const PlanJob& job, const SearchResult& result,
+                const std::string& calibration) {
   const Selection shown = select(result);
-  const bool experts = job.model.experts.has_value();
   fmt::print(out, "{}: {}; costs {}\n", job.title(), job.setting(),
              job.calibration ? "measured where there are measurements, else estimated"
                              : "estimated from the data sheet");
   if (result.interrupted) out << "interrupted: the best of what had been looked at\n";
   out << "\nthe fastest plans (a few percent apart is level: no cost is known better):\n\n"
-      << to_text(table_of(result, shown.best, experts));
+      << to_text(table_of(job, result, shown.best));
   if (!shown.schedules.empty()) {
-    out << "\nthe fastest of each other schedule:\n\n" << to_text(table_of(result, shown.schedules, experts));
+    out << "\nthe fastest of each other schedule:\n\n" << to_text(table_of(job, result, shown.schedules));
   }
   if (shown.front.size() > 1) {
     out << "\ntime against memory (nothing is both as fast and as small):\n\n"
-        << to_text(table_of(result, shown.front, experts));
+        << to_text(table_of(job, result, shown.front));
   }
   print_refused(out, result);
   out << "\nwhat to type next for the first plan\n";
-  for (const std::string& line : next_steps(job, result)) fmt::print(out, "{}\n", line);
+  for (const std::string& line : next_steps(job, result, calibration)) fmt::print(out, "{}\n", line);
 }
 
 // Where nothing fits: how far off the nearest is, and the smallest changes that would do.
-void print_nearest(std::ostream& out, const Job& job, const SearchResult& result) {
+void print_nearest(std::ostream& out, const PlanJob& job, const SearchResult& result) {
   fmt::print(out, "{}: {}\nno plan fits.\n", job.title(), job.setting());
   if (result.nearest) {
     const Nearest& nearest = *result.nearest;
@@ -425,7 +248,8 @@ render::Table sensitivity_table(const std::vector<Sensitivity>& all, Duration st
 }
 
 // Everything a person needs of a plan, in one folder.
-void write_folder(Console& console, const Job& job, const PlanCommon& common, const SearchResult& result) {
+void write_folder(Console& console, const PlanJob& job, const PlanCommon& common,
+                  const SearchResult& result) {
   namespace fs = std::filesystem;
   std::error_code error;
   fs::create_directories(common.out, error);
@@ -433,7 +257,6 @@ void write_folder(Console& console, const Job& job, const PlanCommon& common, co
   const auto in_folder = [&](const char* file) { return (fs::path(common.out) / file).string(); };
   write_output(console, in_folder("plan.json"), [&](std::ostream& out) { print_json(out, job, result); });
   const Selection shown = select(result);
-  const bool experts = job.model.experts.has_value();
 
   // Pictures of the first plan and of the next ones with other schedules.
   constexpr std::size_t pictured = 3;
@@ -461,13 +284,13 @@ void write_folder(Console& console, const Job& job, const PlanCommon& common, co
   const CostModel cost = job.costs(best.layout);
   Page page;
   page.title = job.title();
-  page.sections.push_back({"The fastest plans", job.setting() + ".", table_of(result, shown.best, experts)});
+  page.sections.push_back({"The fastest plans", job.setting() + ".", table_of(job, result, shown.best)});
   if (!shown.schedules.empty()) {
     page.sections.push_back(
-        {"The fastest of each other schedule", "", table_of(result, shown.schedules, experts)});
+        {"The fastest of each other schedule", "", table_of(job, result, shown.schedules)});
   }
-  page.sections.push_back({"Time against memory", "Nothing is both as fast and as small.",
-                           table_of(result, shown.front, experts)});
+  page.sections.push_back(
+      {"Time against memory", "Nothing is both as fast and as small.", table_of(job, result, shown.front)});
   page.sections.push_back(
       {"What the first plan hangs on",
        "Its step, simulated again with one kind of cost a tenth shorter and a tenth longer.",
@@ -498,7 +321,7 @@ void write_folder(Console& console, const Job& job, const PlanCommon& common, co
                [&](std::ostream& out) { write_schedule_json(out, without_messages(schedules.front())); });
   std::string files = "plan.json, report.md, report.html, picture.svg, trace.json, schedule.json, next.txt";
   write_output(console, in_folder("next.txt"), [&](std::ostream& out) {
-    for (const std::string& line : next_steps(job, result)) fmt::print(out, "{}\n", line);
+    for (const std::string& line : next_steps(job, result, common.calibration)) fmt::print(out, "{}\n", line);
   });
   if (best.generator->copies == 1) {
     write_output(console, in_folder("schedule.csv"),
@@ -551,7 +374,7 @@ void PlanModelOptions::add_to(CLI::App& app) {
 }
 
 int plan_model(const PlanModelOptions& options, const PlanCommon& common, Console& console) {
-  const Job job = load(options, common, console);
+  const PlanJob job = load_plan_job(options, common, console);
   SearchResult result;
   {
     const InterruptWish interrupt;
@@ -586,7 +409,7 @@ int plan_model(const PlanModelOptions& options, const PlanCommon& common, Consol
   if (common.json) {
     print_json(console.out, job, result);
   } else if (!result.plans.empty()) {
-    print_text(console.out, job, result);
+    print_text(console.out, job, result, common.calibration);
   } else if (!result.interrupted) {
     print_nearest(console.out, job, result);
   }

@@ -361,6 +361,57 @@ class Contract(unittest.TestCase):
             self.assertEqual(max(r["peak_bytes"] for r in alone["ranks"]), best["peak_bytes"])
             self.assertEqual(alone["mfu"], best["mfu"])
 
+    def test_a_plan_leads_to_calibrate_validate_and_run(self):
+        lines = run("plan", "--model", "llama-3-8b", "--gpu", "h100", "--global-batch", 64, "--devices", 16, "--tp", 1, "--pp", 4,
+                    "--recompute", "none", "--sequence", 2048, "--no-optimizer-sharding", "--memory", "400GiB").stdout.splitlines()
+        starts = ("to have it measured", "to see whether", "to train it")
+        measure, check, train = (shlex.split(lines[i + 1]) for i, line in enumerate(lines) if line.startswith(starts))
+        self.assertEqual([command[:2] for command in (measure, check, train)],
+                         [["plumb", "calibrate"], ["plumb", "validate"], ["plumb", "run"]])
+        # No GPU here: everything is read before one is asked for.
+        self.assertEqual(run(*measure[1:]).returncode, 3)
+        dry = data(*[word for word in train[1:] if word not in ("--data", "FILE")], "--dry-run", "--json")
+        self.assertEqual((len(dry["ranks"]), dry["copies"]), (4, 4))
+        split = run(*self.PLAN, "--devices", 16, "--tp", 2).stdout
+        self.assertIn("more than one device a stage", split)
+        self.assertIn("plumb calibrate --kineto", split)
+
+    def test_a_plan_takes_what_was_measured_of_the_model(self):
+        summary = {"samples": 9, **{f"{name}_ns": 50000 for name in
+                                    ("min", "lower_quartile", "median", "upper_quartile", "max", "low95", "high95")}}
+        work = [{"name": "layer", "kind": kind, "model": "rms_norm swiglu rotary", "data_type": "bf16", "class": "gemm",
+                 "shape": {"ffn": 2816, "head_dim": 64, "heads": 16, "hidden": 1024, "key_value_heads": 16, "micro_batch": 1,
+                           "sequence": 2048},
+                 "setting": {"share": "whole_gpu"}, "time": summary}
+                for kind in ("forward", "backward_input", "backward_weight", "backward")]
+        shape = ("plan", "--model", "llama", "--hidden", 1024, "--layers", 8, "--heads", 16, "--sequence", 2048,
+                 "--devices", 4, "--global-batch", 16)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "measured.json")
+
+            def write(setting):
+                for one in work:
+                    one["setting"] = setting
+                with open(path, "w") as out:
+                    json.dump({"schema": "plumb.calibration/1", "name": "made up", "about": "a test", "provenance":
+                               {"gpu": "NVIDIA H200"}, "chunk_layers": 1, "model_layers": 8, "classes": ["gemm"],
+                               "slowdown_ppm": [], "message_class": None, "layer": {}, "link": {"latency_ns": 1000},
+                               "activation_message_bytes": 0, "gradient_bytes_per_layer": 0, "sources": {}, "work": work}, out)
+
+            write({"share": "whole_gpu"})
+            # 50 us a layer's op is several times as fast as the data sheet's products: that has to show.
+            measured, estimated = (data(*shape, *costs, "--json")["plans"][0]
+                                   for costs in (("--calibration", path), ("--gpu", "h200")))
+            self.assertLess(measured["step_time_ns"], 0.7 * estimated["step_time_ns"])
+            self.assertEqual(measured["report"]["sources"]["layer"], "measured")
+            lines = run(*shape, "--calibration", path).stdout.splitlines()
+            self.assertTrue(any(line.endswith("layers measured") for line in lines))
+            command = shlex.split(lines[lines.index("to look closer:") + 1])
+            self.assertEqual(data(*command[1:], "--json")["step_time_ns"], measured["step_time_ns"])
+            # A quarter of a GPU is no device of a cluster.
+            write({"share": "partition", "sms": 32, "of": 4, "others_busy": True})
+            self.refused(*shape, "--calibration", path, says="4 ranks that share one GPU")
+
     def test_plan_does_not_depend_on_the_threads(self):
         one, four = (run(*self.PLAN, "--devices", 16, "--threads", n, "--json").stdout for n in (1, 4))
         self.assertEqual(one, four)

@@ -295,8 +295,10 @@ class Search {
         }
         const Outline& outline = outlines_.of(generator, candidate.shape);
         if (outline.has_pairs && cut.parallelism.expert == 1 && request_.schedules.empty()) {
-          refusals.add(k,
-                       "runs a forward beside a backward to hide the experts' messages, and there are none");
+          refusals.add(
+              k,
+              "runs a forward beside a backward, which frameworks do to hide experts' messages, and there "
+              "are none; --schedules tries it all the same");
           continue;
         }
         auto& counts = known[outline.ranks];
