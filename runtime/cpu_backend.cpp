@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <map>
 #include <new>
 #include <optional>
 #include <string>
@@ -54,18 +55,31 @@ std::vector<StageMemory> memory_of(const std::vector<reference::Stage<float>>& s
   return memory;
 }
 
+// What is the same for all workers of a process, and grows with the number of ranks: had once, since
+// thousands of ranks would otherwise fill the memory with copies of it.
+struct Common {
+  explicit Common(const TrainingPlan& given) : plan(given) {
+    for (std::uint32_t s = 0; s < plan.schedule.stages; ++s)
+      stages.emplace_back(plan.model, plan.layout, Stage{s});
+    memory = memory_of(stages);
+  }
+
+  const TrainingPlan plan;
+  std::vector<reference::Stage<float>> stages;
+  std::vector<StageMemory> memory;  // [stage]
+};
+
 class CpuWorker : public Worker {
  public:
-  CpuWorker(const TrainingPlan& plan, std::unique_ptr<CpuTransport> transport, std::uint32_t copy, Rank rank,
+  CpuWorker(const Common& common, std::unique_ptr<CpuTransport> transport, std::uint32_t copy, Rank rank,
             BeforeAction before_action)
-      : plan_(plan),
+      : plan_(common.plan),
+        stages_(common.stages),
+        memory_(common.memory),
         copy_(copy),
         before_action_(std::move(before_action)),
-        stages_(make_stages(plan_)),
-        memory_(memory_of(stages_)),
         program_(make_rank_program(plan_.schedule, rank, memory_, plan_.arena)),
         arena_(static_cast<std::uint64_t>(program_.arena.count), plan_.arena.alignment),
-        owned_(plan_.schedule.stages),
         data_(plan_.schedule.microbatches),
         needed_(plan_.schedule.microbatches),
         losses_(plan_.schedule.microbatches),
@@ -89,7 +103,7 @@ class CpuWorker : public Worker {
     if (const auto shared = shared_matrix(plan_.model, plan_.layout.stages.front()))
       shared_.resize(shared->elements());
     for (const Stage stage : program_.held) {
-      Owned& owned = owned_[stage.value].emplace();
+      Owned& owned = owned_[stage];
       const auto& parameters = stages_[stage.value].parameters();
       owned.state.weights.resize(elements_of(parameters));
       owned.gradients.resize(owned.state.weights.size());
@@ -101,6 +115,9 @@ class CpuWorker : public Worker {
       }
     }
   }
+
+  // One of them keeps alive what they all refer to.
+  void own(std::unique_ptr<const Common> common) { common_ = std::move(common); }
 
   // ---- Backend
   void begin_step() override {
@@ -173,9 +190,7 @@ class CpuWorker : public Worker {
     if (needs(microbatch)) data_[microbatch.value] = data;
   }
   void clear_gradients() override {
-    for (auto& owned : owned_) {
-      if (owned) std::fill(owned->gradients.begin(), owned->gradients.end(), 0.0f);
-    }
+    for (auto& [stage, owned] : owned_) std::fill(owned.gradients.begin(), owned.gradients.end(), 0.0f);
   }
 
   std::vector<std::pair<Microbatch, double>> losses() override {
@@ -192,7 +207,7 @@ class CpuWorker : public Worker {
       if (!counts(stage)) continue;
       for (const ParameterSpec& parameter : stages_[stage.value].parameters()) {
         if (parameter.copied) continue;
-        for (const float gradient : part_of(owned_[stage.value]->gradients, parameter)) {
+        for (const float gradient : part_of(owned(stage).gradients, parameter)) {
           sum += static_cast<double>(gradient) * static_cast<double>(gradient);
         }
       }
@@ -212,7 +227,7 @@ class CpuWorker : public Worker {
     const auto epsilon = static_cast<float>(optimizer.epsilon);
     const auto scale = static_cast<float>(gradient_scale);
     for (const Stage stage : program_.held) {
-      Owned& owned = *owned_[stage.value];
+      Owned& owned = owned_.at(stage);
       for (const ParameterSpec& parameter : stages_[stage.value].parameters()) {
         const auto shrink =
             static_cast<float>(parameter.decays ? 1 - learning_rate * optimizer.weight_decay : 1.0);
@@ -244,13 +259,6 @@ class CpuWorker : public Worker {
     std::vector<float> gradients;
   };
 
-  static std::vector<reference::Stage<float>> make_stages(const TrainingPlan& plan) {
-    std::vector<reference::Stage<float>> stages;
-    for (std::uint32_t s = 0; s < plan.schedule.stages; ++s)
-      stages.emplace_back(plan.model, plan.layout, Stage{s});
-    return stages;
-  }
-
   static std::span<float> part_of(std::vector<float>& flat, const ParameterSpec& parameter) {
     return std::span(flat).subspan(parameter.offset, parameter.elements());
   }
@@ -263,7 +271,7 @@ class CpuWorker : public Worker {
     const auto each = [&](const auto& act) {
       for (const Stage stage : program_.held) {
         const auto parameter = shared_matrix(plan_.model, plan_.layout.stages[stage.value]);
-        if (parameter) act(stage, part_of(owned_[stage.value]->gradients, *parameter));
+        if (parameter) act(stage, part_of(owned(stage).gradients, *parameter));
       }
     };
     std::fill(shared_.begin(), shared_.end(), 0.0);
@@ -278,8 +286,9 @@ class CpuWorker : public Worker {
   }
 
   Owned& owned(Stage stage) {
-    PLUMB_CHECK(stage.value < owned_.size() && owned_[stage.value]);
-    return *owned_[stage.value];
+    const auto found = owned_.find(stage);
+    PLUMB_CHECK(found != owned_.end());
+    return found->second;
   }
 
   // Whether the stage's gradients, which all its owners have, are this worker's to count.
@@ -293,7 +302,7 @@ class CpuWorker : public Worker {
 
   void run(const Op& op, const OpBuffers& buffers) {
     const reference::Stage<float>& stage = stages_[op.stage.value];
-    Owned& owned = *owned_[op.stage.value];
+    Owned& owned = owned_.at(op.stage);
     reference::StageMemoryView memory{arena_.at(buffers.input),          arena_.at(buffers.output),
                                       arena_.at(buffers.kept_for_input), arena_.at(buffers.kept_for_weight),
                                       arena_.at(buffers.gradients_kept), arena_.at(buffers.workspace)};
@@ -319,16 +328,17 @@ class CpuWorker : public Worker {
     }
   }
 
-  const TrainingPlan plan_;
+  std::unique_ptr<const Common> common_;
+  const TrainingPlan& plan_;
+  const std::vector<reference::Stage<float>>& stages_;
+  const std::vector<StageMemory>& memory_;
   std::uint32_t copy_;
   BeforeAction before_action_;
-  std::vector<reference::Stage<float>> stages_;
-  std::vector<StageMemory> memory_;
   RankProgram program_;
   Memory arena_;
-  std::vector<std::optional<Owned>> owned_;  // [stage]
-  std::vector<MicrobatchData> data_;         // [microbatch]
-  std::vector<bool> needed_;                 // [microbatch]
+  std::map<Stage, Owned> owned_;      // of the stages held
+  std::vector<MicrobatchData> data_;  // [microbatch]
+  std::vector<bool> needed_;          // [microbatch]
   std::vector<std::optional<double>> losses_;
   std::vector<double> shared_;  // of the matrix that first and last stage share; empty where there is none
   StepTimes times_;
@@ -339,22 +349,30 @@ class CpuWorker : public Worker {
 }  // namespace
 
 std::vector<std::unique_ptr<Worker>> make_cpu_workers(const TrainingPlan& plan, BeforeAction before_action) {
+  auto common = std::make_unique<const Common>(plan);
   std::vector<std::unique_ptr<Worker>> workers;
-  for (auto& transport : connect_threads(plan)) {
+  CpuWorker* last = nullptr;
+  for (auto& transport : connect_threads(common->plan)) {
     const auto index = static_cast<std::uint32_t>(workers.size());
     const Rank rank{index % plan.schedule.ranks()};
-    workers.push_back(std::make_unique<CpuWorker>(plan, std::move(transport), index / plan.schedule.ranks(),
-                                                  rank, before_action));
+    auto worker = std::make_unique<CpuWorker>(*common, std::move(transport), index / plan.schedule.ranks(),
+                                              rank, before_action);
+    last = worker.get();
+    workers.push_back(std::move(worker));
   }
+  last->own(std::move(common));
   return workers;
 }
 
 std::unique_ptr<Worker> make_cpu_worker(const TrainingPlan& plan, Rendezvous& rendezvous,
                                         BeforeAction before_action) {
   const std::uint32_t index = rendezvous.rank();
-  auto transport = connect_processes(plan, rendezvous);
-  return std::make_unique<CpuWorker>(plan, std::move(transport), index / plan.schedule.ranks(),
-                                     Rank{index % plan.schedule.ranks()}, std::move(before_action));
+  auto common = std::make_unique<const Common>(plan);
+  auto transport = connect_processes(common->plan, rendezvous);
+  auto worker = std::make_unique<CpuWorker>(*common, std::move(transport), index / plan.schedule.ranks(),
+                                            Rank{index % plan.schedule.ranks()}, std::move(before_action));
+  worker->own(std::move(common));
+  return worker;
 }
 
 }  // namespace plumb

@@ -72,13 +72,20 @@ class World {
   };
   Status& status(std::uint32_t worker) { return status_[worker]; }
 
+  // By whoever is the first to fail, and holds none of the mutexes under which others wait.
   void fail(const std::string& why) noexcept {
-    try {
+    {
       const std::lock_guard lock(failure_mutex_);
-      if (!failed_) failure_ = why;
-    } catch (...) {  // the text is lost, the failure is not
+      if (failed_) return;
+      try {
+        failure_ = why;
+      } catch (const std::exception&) {  // the text is lost, the failure is not
+      }
+      failed_ = true;
     }
-    failed_ = true;
+    wake(meeting_mutex_, meeting_changed_);
+    for (Mailbox& mailbox : mailboxes_) wake(mailbox.mutex, mailbox.changed);
+    for (Reduction& reduction : reductions_) wake(reduction.mutex, reduction.changed);
   }
   bool failed() const { return failed_; }
   [[noreturn]] void throw_failure() {
@@ -93,15 +100,11 @@ class World {
     if (ready()) return;
     const auto until = Clock::now() + std::chrono::nanoseconds(plan_.deadline.ns);
     status_[worker].waits = true;
-    while (!ready()) {
-      // In slices, so that nobody who fails has to know whom to wake.
-      changed.wait_for(lock, std::chrono::milliseconds(20));
-      if (ready()) break;
-      if (failed_) throw_failure();
-      if (Clock::now() > until) {
-        fail(who_holds_up());
-        throw_failure();
-      }
+    const bool over = !changed.wait_until(lock, until, [&] { return ready() || failed_; });
+    if (!ready()) {
+      lock.unlock();
+      if (over) fail(who_holds_up());
+      throw_failure();
     }
     moved(worker);
   }
@@ -152,6 +155,12 @@ class World {
  private:
   std::size_t messages_of_copy() const {
     return 2 * std::size_t{plan_.schedule.stages} * plan_.schedule.microbatches;
+  }
+
+  // Who waits has either seen that all have failed or is asleep when this notifies.
+  static void wake(std::mutex& mutex, std::condition_variable& changed) {
+    { const std::lock_guard lock(mutex); }
+    changed.notify_all();
   }
 
   std::string name(const Status& status) const {

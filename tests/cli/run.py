@@ -62,6 +62,15 @@ class Run(unittest.TestCase):
                         f"--sequence 8 --steps 1 --check-gradients")
             self.assertLess(step["gradient_check"]["max_difference"], 1e-13)
 
+    # A copy of the whole schedule for each rank, which there once was, takes 3.3 GB.
+    def test_a_thousand_ranks_fit_into_a_small_memory(self):
+        line = "--schedule 1f1b --ranks 1000 --microbatches 4 --device cpu --steps 1 --model mlp --hidden 8 --layers 1000 --sequence 4"
+        process = subprocess.Popen([PLUMB, "run", *shlex.split(line)], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(process.returncode, 0)
+        self.assertLess(used.ru_maxrss, 1 << 20, "KiB of memory")
+
     def test_what_is_only_simulated_is_refused_by_name(self):
         done = run(f"--schedule 1f1b {BASE} --steps 1 --recompute full")
         self.assertEqual(done.returncode, 2)
