@@ -3,6 +3,8 @@
 #include "schedules/ir/error.hpp"
 #include "tools/render/svg_picture.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 #include <fmt/ostream.h>
 
@@ -41,10 +43,11 @@ void write_documents(Console& console, const DocumentOptions& options, const Pag
   if (render::count_cells(pictures) > comfortable) {
     const std::size_t all = pictures.size();
     while (pictures.size() > 1 && render::count_cells(pictures) > comfortable) pictures.pop_back();
-    fmt::print(console.err,
-               "plumb: {} shows {} of {} steps; an SVG of many thousand ops is slow (--report FILE.html "
-               "shows all)\n",
-               options.svg, pictures.size(), all);
+    const auto html = std::find_if(options.reports.begin(), options.reports.end(),
+                                   [](const std::string& path) { return path.ends_with(".html"); });
+    fmt::print(
+        console.err, "plumb: {} shows {} of {} steps; an SVG of many thousand ops is slow ({} shows all)\n",
+        options.svg, pictures.size(), all, html == options.reports.end() ? "--report FILE.html" : *html);
   }
   write_output(console, options.svg, [&](std::ostream& out) { out << render::svg_picture(pictures, {}); });
 }

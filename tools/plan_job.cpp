@@ -75,6 +75,11 @@ std::string PlanJob::setting() const {
                      grouped(static_cast<double>(request.sequence)), to_text(request.memory));
 }
 
+std::string PlanJob::where_costs_are_from() const {
+  return calibration ? "measured where there are measurements, else estimated"
+                     : "estimated from the data sheet";
+}
+
 PlanJob load_plan_job(const PlanModelOptions& options, const PlanCommon& common, Console& console) {
   PlanJob job;
   const ModelConfig config = options.model.load();

@@ -26,6 +26,7 @@ struct PlanJob {
   CostModel costs(const Layout& layout) const;
   std::string title() const;    // `llama-3-8b on 16 h100`
   std::string setting() const;  // batch, sequence and memory, for people
+  std::string where_costs_are_from() const;
 };
 
 /// Warnings about the model's file go to `console.err`. Throws BadInput.

@@ -170,9 +170,7 @@ void print_refused(std::ostream& out, const SearchResult& result) {
 void print_text(std::ostream& out, const PlanJob& job, const SearchResult& result,
                 const std::string& calibration) {
   const Selection shown = select(result);
-  fmt::print(out, "{}: {}; costs {}\n", job.title(), job.setting(),
-             job.calibration ? "measured where there are measurements, else estimated"
-                             : "estimated from the data sheet");
+  fmt::print(out, "{}: {}; costs {}\n", job.title(), job.setting(), job.where_costs_are_from());
   if (result.interrupted) out << "interrupted: the best of what had been looked at\n";
   out << "\nthe fastest plans (a few percent apart is level: no cost is known better):\n\n"
       << to_text(table_of(job, result, shown.best));
@@ -284,7 +282,9 @@ void write_folder(Console& console, const PlanJob& job, const PlanCommon& common
   const CostModel cost = job.costs(best.layout);
   Page page;
   page.title = job.title();
-  page.sections.push_back({"The fastest plans", job.setting() + ".", table_of(job, result, shown.best)});
+  page.sections.push_back({"The fastest plans",
+                           fmt::format("{}; costs {}.", job.setting(), job.where_costs_are_from()),
+                           table_of(job, result, shown.best)});
   if (!shown.schedules.empty()) {
     page.sections.push_back(
         {"The fastest of each other schedule", "", table_of(job, result, shown.schedules)});

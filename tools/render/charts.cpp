@@ -72,11 +72,11 @@ std::string cause_bars(const std::vector<ReportInput>& inputs) {
   const Px plot = px(width - left - 130);
   Duration most{1};
   for (const ReportInput& input : inputs) {
-    most = std::max(most, input.report.makespan * static_cast<std::int64_t>(input.report.ranks.size()));
+    most = std::max(most, input.report.makespan);
   }
   const TimeUnit unit = unit_for(most);
   const std::int64_t bottom = top + static_cast<std::int64_t>(inputs.size()) * pitch;
-  Svg svg(width, bottom + 42, "Where ranks x makespan goes");
+  Svg svg(width, bottom + 42, "Where the time of a rank goes, on average");
 
   std::int64_t at = left;
   const auto legend = [&](std::string_view colour, const std::string& name) {
@@ -90,21 +90,23 @@ std::string cause_bars(const std::vector<ReportInput>& inputs) {
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const Report& report = inputs[i].report;
     const std::int64_t y = top + static_cast<std::int64_t>(i) * pitch;
-    const Duration all = report.makespan * static_cast<std::int64_t>(report.ranks.size());
+    // Sums over ranks, drawn as their mean: the bar is as long as the makespan, whatever the number of ranks.
+    const auto ranks = static_cast<std::int64_t>(report.ranks.size());
+    const Duration all = report.makespan * ranks;
     svg.words(px(left - 10), px(y + 18), "end", 12, ink, title_of(inputs[i]));
     svg.put("<g class=\"bar\">\n");
     Duration before;
     const auto part = [&](const std::string& name, Duration duration, std::string_view colour,
                           std::string_view text) {
-      const Px from = share(plot, before.ns, most.ns);
+      const Px from = share(plot, before.ns, most.ns * ranks);
       before += duration;
-      const Px length = share(plot, before.ns, most.ns) - from;
+      const Px length = share(plot, before.ns, most.ns * ranks) - from;
       if (duration <= Duration{}) return;
       const std::string figure = percent(duration, all);
       svg.put(R"(<rect x="{}" y="{}" width="{}" height="{}" fill="{}"><title>{}: {} ms, {} %</title></rect>)"
               "\n",
-              to_text(px(left) + from), y, to_text(length), bar, colour, name, milliseconds(duration),
-              figure);
+              to_text(px(left) + from), y, to_text(length), bar, colour, name,
+              milliseconds({duration.ns / ranks}), figure);
       if (length >= px(36)) {
         svg.words(px(left) + from + Px{length.hundredths / 2}, px(y + 17), "middle", 10, text,
                   percent(duration, all, 1) + " %");
@@ -113,7 +115,7 @@ std::string cause_bars(const std::vector<ReportInput>& inputs) {
     part("compute", compute_of(report), compute_fill, "#ffffff");
     for (const IdleCause cause : causes) part(words(cause), idle_of(report, cause), fill(cause), ink);
     svg.put("</g>\n");
-    svg.words(px(left) + share(plot, all.ns, most.ns) + px(8), px(y + 18), "start", 11, quiet,
+    svg.words(px(left) + share(plot, report.makespan.ns, most.ns) + px(8), px(y + 18), "start", 11, quiet,
               fmt::format("bubble {:.1f} %", 100 * report.idle_share));
   }
 
@@ -126,7 +128,7 @@ std::string cause_bars(const std::vector<ReportInput>& inputs) {
     svg.put(R"(<path d="M{} {}v5" stroke="{}"/>)", to_text(x), bottom, quiet);
     svg.words(x, px(bottom + 18), "middle", 10, quiet, in_unit({time}, unit));
   }
-  svg.words(px(left - 10), px(bottom + 18), "end", 10, quiet, fmt::format("ranks x time in {}", unit.name));
+  svg.words(px(left - 10), px(bottom + 18), "end", 10, quiet, fmt::format("a rank's time in {}", unit.name));
   return svg.finish();
 }
 

@@ -8,8 +8,8 @@
 
 namespace plumb::render {
 
-/// A bar a step on one axis: ranks x makespan, split into computation and idle time by cause. The parts of a
-/// bar add up to its length exactly.
+/// A bar a step on one axis: its makespan, split into a rank's computation and idle time by cause, on average
+/// over the ranks. The parts of a bar add up to its length exactly.
 std::string cause_bars(const std::vector<ReportInput>& inputs);
 
 /// One plan: how long a step takes and how much the fullest rank needs.

@@ -73,7 +73,9 @@ function draw() {
         if (s[0] > to) break;
         const a = x(s[0]), b = x(s[0] + s[1]), pair = s[5] >= 0, mid = pair ? a + (b - a) * t.forward_share : b;
         cell(c, a, mid, y, s[2], s[4]);
-        if (pair) { cell(c, mid, b, y, s[5], s[7]); c.strokeStyle = '#000'; c.strokeRect(a + .5, y + .5, Math.max(.5, b - a - 1), row - 1); }
+        if (pair) cell(c, mid, b, y, s[5], s[7]);
+        // Closer than this, frames would be all that is seen.
+        if (pair && b - a > 5) { c.strokeStyle = '#000'; c.strokeRect(a + .5, y + .5, b - a - 1, row - 1); }
       }
       c.restore(); c.strokeStyle = '#d8dee4'; c.strokeRect(left, y, width - left - 10, row);
       rows.push({ y, spans, idle: t.idle[r] }); y += pitch;
@@ -274,8 +276,15 @@ std::string html_report(const std::vector<ReportInput>& inputs, const HtmlOption
   out +=
       fmt::format("<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n", escaped(options.title), style);
   out += fmt::format("<h1>{}</h1>\n", escaped(options.title));
-  if (!options.subtitle.empty()) out += fmt::format("<p>{}</p>\n", escaped(options.subtitle));
-
+  const auto put_section = [&](const Section& section) {
+    out += fmt::format("<h2>{}</h2>\n", escaped(section.title));
+    if (!section.text.empty()) out += fmt::format("<p>{}</p>\n", escaped(section.text));
+    if (!section.table.head.empty()) out += "<div class=\"wide\">\n" + to_html(section.table) + "</div>\n";
+  };
+  if (!options.sections.empty()) {
+    put_section(options.sections.front());
+    out += "<h2>Steps</h2>\n";
+  }
   out += "<div class=\"wide\">\n" + to_html(step_table(inputs)) + "</div>\n";
   out +=
       "<p>The bubble is the idle share of ranks x makespan; the makespan runs from the first compute start "
@@ -318,11 +327,7 @@ std::string html_report(const std::vector<ReportInput>& inputs, const HtmlOption
         pareto_plot(points) + "</div>\n";
   }
 
-  for (const Section& section : options.sections) {
-    out += fmt::format("<h2>{}</h2>\n", escaped(section.title));
-    if (!section.text.empty()) out += fmt::format("<p>{}</p>\n", escaped(section.text));
-    if (!section.table.head.empty()) out += "<div class=\"wide\">\n" + to_html(section.table) + "</div>\n";
-  }
+  for (std::size_t i = 1; i < options.sections.size(); ++i) put_section(options.sections[i]);
 
   out += "<h2>Ranks</h2>\n";
   for (const ReportInput& input : inputs) {

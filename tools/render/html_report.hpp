@@ -13,8 +13,9 @@ namespace plumb::render {
 
 struct HtmlOptions {
   std::string title;
-  std::string subtitle = {};           // what was compared on what
-  std::vector<Section> sections = {};  // tables that the caller adds
+  /// Tables that the caller adds: the first, which answers what was asked, at the top, the others behind
+  /// ours.
+  std::vector<Section> sections = {};
   /// Of the time-memory plot; empty: one point an input.
   std::vector<TimeAndMemory> points = {};
   /// Up to so many ops the timelines are SVG, above they are drawn on canvas: a browser needs 2.4 s for an

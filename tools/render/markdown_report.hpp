@@ -15,7 +15,8 @@ struct Section {
 };
 
 /// One step: what it takes, where the time goes, a row a rank. Several: side by side first, then the ranks of
-/// each. `title` heads the page.
+/// each. `title` heads the page; the first section, which answers what was asked, comes next, the others
+/// before the ranks.
 std::string markdown_report(const std::string& title, const std::vector<ReportInput>& inputs,
                             const std::vector<Section>& sections = {});
 
