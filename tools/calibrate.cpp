@@ -17,7 +17,8 @@
 #include "tools/options.hpp"
 #include "tools/origin.hpp"
 #include "tools/rank_processes.hpp"
-#include "tools/render/calibration_report.hpp"
+#include "tools/render/calibration_svg.hpp"
+#include "tools/render/calibration_tables.hpp"
 #include "tools/render/report_tables.hpp"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-#include "tools/render/calibration_report.hpp"
+#include "tools/render/calibration_svg.hpp"
+#include "tools/render/calibration_tables.hpp"
 
 #include <algorithm>
 
@@ -44,6 +45,26 @@ const Table& table(const std::vector<TitledTable>& tables, const std::string& ti
                                   [&](const TitledTable& t) { return t.title.starts_with(title); });
   EXPECT_NE(found, tables.end()) << title;
   return found->table;
+}
+
+TEST(CalibrationReport, SaysOfAFitHowFarItIsOffOnlyWhereASizeCanBeHeldOut) {
+  // 10 us and 1 ns a byte at four sizes: one straight piece that misses none, seen or unseen.
+  const auto row = table(calibration_tables(measured()), "Messages").rows[0];
+  EXPECT_EQ((std::vector<std::string>(row.begin() + 5, row.end())),
+            (std::vector<std::string>{"1", "0.0", "0.0", "0.0"}));
+  Calibration one;
+  add(one, {Transfer{{TransferKind::hop, "local", "", {0, 1}, 1, {}}, {{4096}, around(10'000)}}, {}});
+  const auto alone = table(calibration_tables(one), "Messages").rows[0];
+  EXPECT_EQ((std::vector<std::string>(alone.begin() + 5, alone.end())),
+            (std::vector<std::string>{"1", "0.0", "", ""}));
+}
+
+TEST(CalibrationReport, ProvenanceStandsInTwoColumnsHoweverLongAName) {
+  Provenance p;
+  p.host = "here";
+  p.environment = {{"CUDA_DEVICE_MAX_CONNECTIONS", "32"}};
+  EXPECT_EQ(provenance_lines(p),
+            (std::vector<std::string>{"host                        here", "CUDA_DEVICE_MAX_CONNECTIONS 32"}));
 }
 
 TEST(CalibrationReport, WorkIsARowAndItsKindsAreColumns) {

@@ -1,4 +1,4 @@
-// What a calibration says, as tables and as a picture of its fits and of who slows whom down.
+// What a calibration says, as tables and lines of text.
 #pragma once
 #include "calibrate/calibration.hpp"
 #include "tools/render/table.hpp"
@@ -23,9 +23,5 @@ std::vector<std::string> provenance_lines(const Provenance& provenance);
 /// `held-out sizes: 61 of 64 within 10 %`: over all series, each size predicted by a fit that never saw it;
 /// empty where there is none.
 std::string held_out_line(const Calibration& calibration);
-
-/// Each series of messages over its size, both axes logarithmic: dots for medians with their quartiles, the
-/// fit as a line; below them the matrix of slowdowns. A note instead where there are neither.
-std::string calibration_svg(const Calibration& calibration);
 
 }  // namespace plumb::render
