@@ -206,7 +206,7 @@ struct Validator {
     const ValidationRow* row = find(named, before);
     if (!row) {
       throw BadInput(options.measured,
-                     fmt::format("holds no step of {} in {} chunks, {} ranks, {} microbatches, {}, over {}",
+                     fmt::format("holds no step of {}:{}, {} ranks, {} microbatches, {}, over {}",
                                  step.row.schedule, step.row.chunks, step.row.ranks, step.row.microbatches,
                                  step.row.model, step.row.transport));
     }
@@ -397,12 +397,25 @@ std::vector<Given> given(const Validator& validator) {
           {"--steps", fmt::format("{}", options.steps)}};
 }
 
+// Before a step is measured, so that none is measured in vain.
+void check_outputs(const Options& options) {
+  check_output(options.out);
+  check_output(options.trace);
+  if (options.timelines.empty()) return;
+  std::error_code error;
+  std::filesystem::create_directories(options.timelines, error);
+  if (error) throw BadInput(options.timelines, fmt::format("cannot be made: {}", error.message()));
+}
+
 int validate(const Request& request, Validator& validator) {
   const Options& options = validator.options;
   Console& console = validator.console;
   std::vector<ValidationRow> before;
   if (!options.measured.empty()) before = validation_rows(read_input(options.measured), options.measured);
-  if (validator.leads()) print_warnings(console, validator.config);
+  if (validator.leads()) {
+    print_warnings(console, validator.config);
+    check_outputs(options);
+  }
   std::vector<ValidationRow> rows;
   if (options.resume && validator.leads() && std::filesystem::exists(options.out))
     rows = validation_rows(read_input(options.out), options.out);
@@ -410,8 +423,8 @@ int validate(const Request& request, Validator& validator) {
   bool failed = false;
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     const std::string label =
-        fmt::format("{} of {}: {} in {} chunks, {} microbatches", i + 1, shapes.size(),
-                    shapes[i].schedule->name, *shapes[i].shape.chunks, shapes[i].shape.microbatches);
+        fmt::format("{} of {}: {}:{}, {} microbatches", i + 1, shapes.size(), shapes[i].schedule->name,
+                    *shapes[i].shape.chunks, shapes[i].shape.microbatches);
     if (validator.agreed(validator.find(shapes[i], rows) != nullptr)) {
       validator.say(fmt::format("{}: there", label));
       continue;
@@ -497,7 +510,10 @@ int run(const Options& options, Console& console) {
   validator.nccl.algorithms = &validator.calibration.algorithms;
   if (!runs) return validate(request, validator);
   const RankPlace place = place_ranks(wanted);
-  if (place.where == RankPlace::Where::process_each_to_start) return start_ranks(wanted, place);
+  if (place.where == RankPlace::Where::process_each_to_start) {
+    check_outputs(options);
+    return start_ranks(wanted, place);
+  }
   if (wanted.transport == RunTransport::local) return validate(request, validator);
   Rendezvous alone(place.placement);
   return validate_together(options, console, place, wanted.ranks, alone);

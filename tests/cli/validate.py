@@ -161,7 +161,7 @@ class Validate(unittest.TestCase):
         self.assertEqual(both, json.loads(more.stdout))
         self.assertEqual([row["schedule"] for row in both["rows"]], ["1f1b", "zb-v"])
         self.assertEqual(both["rows"][0], first["rows"][0])
-        self.assertIn("1 of 2: 1f1b in 1 chunks, 8 microbatches: there", more.stderr)
+        self.assertIn("1 of 2: 1f1b:1, 8 microbatches: there", more.stderr)
 
     # One run has two rows: predicted 110 of measured 100 (+10 %, bubble 1 point off) and 97 of 100 (-3 %, 2 points). The second is
     # not measured to be faster, nor the first, so the pair is named rightly. Another run has the first again, which is compared
@@ -185,6 +185,17 @@ class Validate(unittest.TestCase):
         line = done.stdout.splitlines()[2]
         self.assertEqual([cell.strip() for cell in line.strip("|").split("|")],
                          ["mlp 4 x 8, 4 ranks, local", "10.00 %", "+10.00 %", "2.00 points", "1 of 1", "2 of 3"])
+
+    def test_what_cannot_be_written_is_said_before_a_step_is_measured(self):
+        for flags in (("--out", "/nowhere/rows.json"), ("--trace", "/nowhere/trace.json"), ("--timelines", self.file)):
+            done = self.on_cpu("--schedules", "1f1b", "--microbatches", 4, *flags)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), flags)
+            self.assertTrue(done.stderr.startswith(f"plumb: {flags[1]}: cannot be "), done.stderr)
+
+    def test_timelines_go_to_a_folder_that_is_made_for_them(self):
+        folder = os.path.join(self.folder.name, "new", "timelines")
+        self.on_cpu("--schedules", "1f1b", "--microbatches", 4, "--timelines", folder)
+        self.assertEqual(sorted(os.listdir(folder)), ["1f1b-1-4ranks-4mb.0.json", "1f1b-1-4ranks-4mb.predicted.json"])
 
     def test_exit_code_1_beyond_the_tolerance(self):
         self.assertEqual(self.on_cpu("--schedules", "1f1b", "--microbatches", 4, "--tolerance", "0%").returncode, 1)
