@@ -90,6 +90,15 @@ void flush_folder(const fs::path& path) {
   ::close(folder);
 }
 
+// Under another name first: whoever is killed in the middle of it leaves nothing that is called a checkpoint.
+void remove_checkpoint(const fs::path& whole) {
+  if (!fs::exists(whole)) return;
+  const fs::path doomed = whole.string() + ".old" + std::string(part);
+  fs::remove_all(doomed);
+  fs::rename(whole, doomed);
+  fs::remove_all(doomed);
+}
+
 bool writes(const Worker& worker, const TrainingPlan& plan, Stage stage) {
   if (worker.copy() != 0) return false;
   for (std::uint32_t r = 0; r < plan.schedule.ranks(); ++r) {
@@ -236,6 +245,18 @@ void prepare_checkpoints(const std::string& folder) {
     throw BadInput(folder, error ? fmt::format("cannot be made: {}", error.message()) : "is no folder");
   if (access(folder.c_str(), W_OK | X_OK) != 0)
     throw BadInput(folder, fmt::format("cannot be written to: {}", std::strerror(errno)));
+  remove_unfinished_checkpoints(folder);
+}
+
+void remove_unfinished_checkpoints(const std::string& folder) {
+  std::error_code error;
+  std::vector<fs::path> unfinished;
+  for (fs::directory_iterator entry(folder, error); !error && entry != fs::directory_iterator();
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (name.starts_with("step-") && name.ends_with(part)) unfinished.push_back(entry->path());
+  }
+  for (const fs::path& path : unfinished) fs::remove_all(path, error);
 }
 
 void save_checkpoint(Worker& worker, const TrainingPlan& plan, const std::string& folder,
@@ -282,11 +303,12 @@ void save_checkpoint(Worker& worker, const TrainingPlan& plan, const std::string
   if (first && well) {
     attempt([&] {
       flush_folder(beside);
-      fs::remove_all(whole);
+      remove_checkpoint(whole);
       fs::rename(beside, whole);
       flush_folder(folder);
       const auto steps = steps_in(folder);
-      for (std::size_t i = 0; i + 2 < steps.size(); ++i) fs::remove_all(fs::path(folder) / name_of(steps[i]));
+      for (std::size_t i = 0; i + 2 < steps.size(); ++i)
+        remove_checkpoint(fs::path(folder) / name_of(steps[i]));
     });
   }
   if (first && !well) {

@@ -19,9 +19,12 @@ namespace plumb {
 /// others return, and learn of it where they meet that rank again.
 void save_checkpoint(Worker& worker, const TrainingPlan& plan, const std::string& folder, std::uint64_t step);
 
-/// Makes the folder where it is missing. Throws BadInput where it cannot hold checkpoints: better before the
-/// first step than after the thousandth.
+/// Makes the folder where it is missing, and takes away what an earlier job left unfinished. Throws BadInput
+/// where it cannot hold checkpoints: better before the first step than after the thousandth.
 void prepare_checkpoints(const std::string& folder);
+
+/// Takes away what a job that was killed had begun to write. While none writes there.
+void remove_unfinished_checkpoints(const std::string& folder);
 
 /// The step of the newest checkpoint in the folder, if there is one.
 std::optional<std::uint64_t> latest_checkpoint(const std::string& folder);

@@ -194,7 +194,11 @@ std::vector<Given> given(const Options& options, const TrainingPlan& plan) {
     parameters += "|";
   }
   std::error_code none;
-  const auto data_bytes = options.data.empty() ? 0 : std::filesystem::file_size(options.data, none);
+  std::string data_bytes;
+  if (!options.data.empty()) {
+    const auto bytes = std::filesystem::file_size(options.data, none);
+    data_bytes = none ? "that of no file" : fmt::format("{}", bytes);
+  }
   const auto digest = [](const std::string& text) {
     return fmt::format("{} bytes, digest {:016x}", text.size(), std::hash<std::string>{}(text));
   };
@@ -217,7 +221,7 @@ std::vector<Given> given(const Options& options, const TrainingPlan& plan) {
           {"--steps", fmt::format("{}", options.steps)},
           {"--seed", fmt::format("{}", plan.seed)},
           {"--lr", fmt::format("{}", plan.optimizer.learning_rate)},
-          {"the size of --data in bytes", options.data.empty() ? "" : fmt::format("{}", data_bytes)},
+          {"the size of --data in bytes", data_bytes},
           {"--check-gradients", flag(options.check_gradients)},
           {"--checkpoint", flag(!options.checkpoint.empty())},
           {"--checkpoint-every", fmt::format("{}", options.checkpoint_every)},
@@ -320,7 +324,16 @@ void write(const RunOutcome& outcome, const Options& options, const TrainingPlan
 void check_outputs(const Options& options) {
   check_output(options.timeline);
   check_output(options.trace);
-  if (!options.checkpoint.empty()) prepare_checkpoints(options.checkpoint);
+  if (options.checkpoint.empty()) return;
+  prepare_checkpoints(options.checkpoint);
+  const auto step = latest_checkpoint(options.checkpoint);
+  // Of both runs' the two with the highest steps would stay, whosesoever they are.
+  if (step && !options.resume) {
+    throw BadInput("--checkpoint",
+                   fmt::format("{} holds a checkpoint of step {} already: --resume goes on from "
+                               "it, and a run from the beginning takes another folder",
+                               options.checkpoint, *step));
+  }
 }
 
 // As one rank of many, or as all.
@@ -415,6 +428,13 @@ int run(const Options& options, Console& console) {
     const TrainingPlan plan = plan_of(options, console, false);
     if (options.resume) check_checkpoint(plan, options.checkpoint);
     check_outputs(options);
+    // A rank that is killed while it writes leaves that to us.
+    struct Tidy {
+      const std::string& folder;
+      ~Tidy() {
+        if (!folder.empty()) remove_unfinished_checkpoints(folder);
+      }
+    } const tidy{options.checkpoint};
     return start_ranks(request, place);
   }
   if (request.transport == RunTransport::local) return run_ranks(options, place, nullptr, console);

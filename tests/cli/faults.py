@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What becomes of a job when something goes wrong: a rank is killed, frozen, missing or told something else, a
 checkpoint is damaged, the disk is full, somebody presses Ctrl-C. Each ends within its deadline, says which rank and
-what it was at, and leaves no process and no torn file behind.
+what it was at, and leaves no process (whatever it has started), no file of its own and no torn checkpoint behind.
 
 usage: faults.py PLUMB [cpu|cuda] [unittest's arguments] [-- FLAGS]
   cuda    through NCCL, four ranks on one GPU under an MPS of their own; fewer of the cases, each going on from the
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import unittest
+import uuid
 
 FLAGS = " ".join(sys.argv[sys.argv.index("--") + 1:]) if "--" in sys.argv else ""
 if FLAGS:
@@ -38,11 +39,23 @@ DEADLINE_S = 1.5 if not GPU else 6
 SLACK_S = 8 if not GPU else 20  # for a loaded machine, and for those that have to be killed
 LIMIT_S = 60 if not GPU else 30
 MANY = 1 << 30
+LONG_S = 50  # a deadline that nobody is to wait for
 SHAPE = ("--model mlp --hidden 64 --ffn 128 --sequence 16" if not GPU else
          "--model mlp --hidden 256 --sequence 512")
 ON = "--device cpu" if not GPU else "--device cuda --transport nccl"
 OWN = "--processes" if not GPU else ""
 AT = r"(training step \d+|at step \d+, \d|step \d+, \d|ahead of its step|at the end of its step)"
+FOLDER = tempfile.mkdtemp()
+TEMPORARY = os.path.join(FOLDER, "temporary")  # where jobs put what they need for themselves
+os.mkdir(TEMPORARY)
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+# A disk of our own, as large as SIZE, for the program behind it alone; its files are copied to KEPT at the end.
+DISK = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)), "sh", "-c",
+        'mount -t tmpfs -o size="${SIZE:-64k}" plumb "$FULL" && { "$@"; code=$?; [ -z "$KEPT" ] || cp -r "$FULL/." "$KEPT"; exit $code; }',
+        "sh")
+PART = "*.part"
+# Whatever a job starts, and whatever that starts, has this in its environment: so we know it when it is left over.
+MARK = f"PLUMB_FAULTS={uuid.uuid4()}"
 BASE = f"--schedule 1f1b --ranks {RANKS} --microbatches 8 {SHAPE} {ON} --deadline {DEADLINE_S}s {FLAGS}"
 
 
@@ -50,14 +63,16 @@ def clean_environment(**more):
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     prefixes = ("OMPI_", "PMI", "SLURM_", "TORCHELASTIC")
     kept = {k: v for k, v in os.environ.items() if k not in names and not k.startswith(prefixes)}
-    return {**kept, **more}
+    name, value = MARK.split("=")
+    return {**kept, "TMPDIR": TEMPORARY, name: value, **more}
 
 
-def start(line, limit_bytes=None, **environment):
+def start(line, limit_bytes=None, before=(), **environment):
+    """`before`: the words of a program that is given plumb's to run."""
     def limit():
         if limit_bytes:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-    return subprocess.Popen([PLUMB, "run", *shlex.split(line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    return subprocess.Popen([*before, PLUMB, "run", *shlex.split(line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             text=True, preexec_fn=limit, env=clean_environment(**environment))
 
 
@@ -137,20 +152,27 @@ def by_hand(lines, limit_bytes_of={}):
             for rank, line in enumerate(lines) if line is not None}
 
 
-FOLDER = tempfile.mkdtemp()
-atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
-
-
-def mps_daemons():
-    found = []
+def left_over():
+    """What is still alive of all that we have started, with its words."""
+    found = {}
     for folder in glob.glob("/proc/[0-9]*"):
+        pid = int(folder.rsplit("/", 1)[1])
         try:
+            with open(f"{folder}/environ", "rb") as file:
+                if MARK.encode() not in file.read().split(b"\0"):
+                    continue
             with open(f"{folder}/cmdline", "rb") as file:
-                if b"nvidia-cuda-mps" in file.read():
-                    found.append(folder)
+                words = file.read().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
-            pass
+            continue
+        if is_alive(pid):
+            found[pid] = words
     return found
+
+
+def can_mount():
+    tried = subprocess.run([*DISK, "true"], capture_output=True, env=clean_environment(FULL=TEMPORARY))
+    return tried.returncode == 0
 
 
 class Faults(unittest.TestCase):
@@ -158,21 +180,24 @@ class Faults(unittest.TestCase):
         self.checkpoints = os.path.join(FOLDER, "checkpoints")
         if not GPU:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-        self.daemons = mps_daemons()
 
     def tearDown(self):
-        wait_for(lambda: len(mps_daemons()) <= len(self.daemons), "an MPS daemon is left", 10)
+        try:
+            wait_for(lambda: not left_over(), "a process is left", 10)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {left_over()}") from None
+        self.assertEqual(os.listdir(TEMPORARY), [])
 
     def newest(self):
         """The step of the newest checkpoint; 0: there is none."""
         return max([int(path[-8:]) for path in glob.glob(f"{self.checkpoints}/step-*[0-9]")], default=0)
 
-    def training(self, more="", own=OWN, base=BASE):
+    def training(self, more="", own=OWN, base=BASE, every=3):
         """A job in the middle of its steps, with at least one checkpoint written, and its ranks."""
         if not GPU:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         before = self.newest()
-        process = start(f"{base} {own} --steps {MANY} --checkpoint {self.checkpoints} --checkpoint-every 3 {more}"
+        process = start(f"{base} {own} --steps {MANY} --checkpoint {self.checkpoints} --checkpoint-every {every} {more}"
                         f"{' --resume' if before else ''}")
         self.addCleanup(lambda: process.poll() is None and process.kill())
         wait_for(lambda: process.poll() is not None or self.newest() > before, "a checkpoint")
@@ -187,16 +212,26 @@ class Faults(unittest.TestCase):
         self.assertEqual(done.code, code, done)
         self.assertLess(done.seconds, DEADLINE_S + SLACK_S, done)
         wait_for(lambda: not any(map(is_alive, ranks.values())), "a rank is left", 5)
+        if code != -signal.SIGINT:  # at once means at once: the next run tidies up
+            self.assertEqual(glob.glob(f"{self.checkpoints}/{PART}"), [])
         self.check_resumes()
 
     def check_resumes(self):
-        """Whatever happened, what is called a checkpoint is a whole one."""
-        newest = self.newest()
-        if GPU:  # the next case goes on from it
-            self.assertEqual(len(os.listdir(f"{self.checkpoints}/step-{newest:08}")), RANKS)
-            return
-        done = run(f"{BASE} {OWN} --steps {newest + 1} --checkpoint {self.checkpoints} --resume")
-        self.assertEqual(done.code, 0, done)
+        """Whatever happened, what is called a checkpoint is a whole one, of one step: a run that goes on from it is as
+        one to which nothing happened."""
+        for step in sorted(glob.glob(f"{self.checkpoints}/step-*[0-9]"), reverse=True):
+            number = int(step.rsplit("-", 1)[1])
+            copy = os.path.join(FOLDER, "copy")
+            shutil.copytree(step, f"{copy}/{os.path.basename(step)}")
+            # A GPU's by CPU ranks, which read every byte as well.
+            base = BASE if not GPU else ("--schedule 1f1b --ranks 4 --microbatches 4 --device cpu --model mlp "
+                                         "--hidden 256 --sequence 1")
+            line = f"{base} --steps {number + 1} --json"
+            done = run(f"{line} --checkpoint {copy} --resume")
+            shutil.rmtree(copy)
+            self.assertEqual(done.code, 0, done)
+            if not GPU:
+                self.assertEqual(json.loads(done.out)["loss"], json.loads(run(line).out)["loss"][-1:])
 
     def test_processes_compute_what_threads_do(self):
         line = f"{BASE} --steps 3 --json"
@@ -206,14 +241,32 @@ class Faults(unittest.TestCase):
     def test_a_rank_that_is_killed_is_named(self):
         for victim in VICTIMS:
             with self.subTest(rank=victim):
-                process, ranks = self.training()
+                # So that it shows if somebody waits for the deadline.
+                process, ranks = self.training(base=BASE.replace(f"--deadline {DEADLINE_S}s", f"--deadline {LONG_S}s"))
                 os.kill(ranks[victim], signal.SIGKILL)
                 done = ended(process)
                 self.assertIn(f"rank {victim} was killed by signal 9", done.err)
                 self.assertIn(f"rank {victim} is gone", done.err)
                 self.assertRegex(done.err, rf"rank \d, {AT}")
-                self.assertLess(done.seconds, SLACK_S)  # nobody waits for the deadline
+                self.assertLess(done.seconds, SLACK_S)
                 self.check_ended(done, ranks)
+
+    def test_a_rank_that_is_killed_at_any_time_leaves_whole_checkpoints(self):
+        for attempt, victim in enumerate((0, 1, 0, 2, 0, 3)):  # rank 0 renames and takes away
+            process, ranks = self.training(every=1)  # most of the time goes into writing them
+            time.sleep(0.007 * attempt)
+            os.kill(ranks[victim], signal.SIGKILL)
+            self.check_ended(ended(process), ranks)
+
+    def test_a_pause_within_the_deadline_is_no_fault(self):
+        process, ranks = self.training(base=BASE.replace(f"--deadline {DEADLINE_S}s", "--deadline 10s"))
+        os.kill(ranks[2], signal.SIGSTOP)
+        time.sleep(0.6)
+        os.kill(ranks[2], signal.SIGCONT)
+        seen = self.newest()
+        wait_for(lambda: process.poll() is not None or self.newest() > seen, "another checkpoint")
+        process.send_signal(signal.SIGTERM)
+        self.check_ended(ended(process), ranks, 143)
 
     def test_a_rank_that_is_frozen_is_named_with_what_it_was_at(self):
         for victim in VICTIMS:
@@ -327,8 +380,32 @@ class Faults(unittest.TestCase):
             done = ended(process)
             self.assertEqual(done.code, 2, done)
             self.assertRegex(done.err, r"step-\d+.part/stage-\d+.plumb: cannot be written: File too large")
-            self.assertFalse(glob.glob(f"{self.checkpoints}/*.part"))
+            self.assertEqual(glob.glob(f"{self.checkpoints}/{PART}"), [])
         self.check_resumes()
+
+    def test_a_disk_without_room_for_another_checkpoint_keeps_those_that_are_there(self):
+        if not can_mount():
+            self.skipTest("SKIPPED: no file system can be mounted here, so no disk can be filled")
+        for own in ("", OWN):
+            full, kept = tempfile.mkdtemp(dir=FOLDER), tempfile.mkdtemp(dir=FOLDER)
+            # A checkpoint is 4 x 197 kB: there is room for two of them, and for no third.
+            done = run(f"{BASE} {own} --steps {MANY} --checkpoint {full} --checkpoint-every 1", before=DISK, SIZE="2m",
+                       FULL=full, KEPT=kept)
+            self.assertEqual(done.code, 2, done)
+            self.assertRegex(done.err, r"step-00000003.part(/stage-\d+.plumb)?: cannot be written: No space left on device")
+            self.assertEqual(sorted(os.listdir(kept)), ["step-00000001", "step-00000002"])
+            self.checkpoints = kept
+            self.check_resumes()
+
+    def test_a_disk_without_room_for_a_timeline_has_no_half_of_one(self):
+        if not can_mount():
+            self.skipTest("SKIPPED: no file system can be mounted here, so no disk can be filled")
+        full, kept = tempfile.mkdtemp(dir=FOLDER), tempfile.mkdtemp(dir=FOLDER)
+        for flag in ("--timeline", "--trace"):
+            done = run(f"{BASE} --steps 1 {flag} {full}/step.json", before=DISK, SIZE="8k", FULL=full, KEPT=kept)
+            self.assertEqual(done.code, 2, done)
+            self.assertIn("step.json: cannot be written: the device is full", done.err)
+            self.assertEqual(os.listdir(kept), [])
 
     def test_a_full_disk_on_one_machine_ends_all(self):
         jobs = by_hand([f"{BASE} --steps 2 --checkpoint {self.checkpoints} --checkpoint-every 1"] * RANKS,
@@ -366,7 +443,7 @@ class Faults(unittest.TestCase):
         self.check_ended(ended(process), ranks, 130)
 
     def test_a_second_wish_ends_at_once(self):
-        process, ranks = self.training(base=BASE.replace(f"--deadline {DEADLINE_S}s", "--deadline 50s"))
+        process, ranks = self.training(base=BASE.replace(f"--deadline {DEADLINE_S}s", f"--deadline {LONG_S}s"))
         os.kill(ranks[1], signal.SIGSTOP)  # so that the step in flight does not end
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
@@ -379,7 +456,7 @@ class Faults(unittest.TestCase):
 ON_ONE_GPU = ("test_ranks_that_were_given_different_things_are_refused", "test_a_rank_that_is_killed_is_named",
               "test_a_damaged_checkpoint_is_refused_with_its_file_and_what_is_wrong",
               "test_a_rank_that_is_frozen_is_named_with_what_it_was_at",
-              "test_a_full_disk_leaves_the_older_checkpoint_whole",
+              "test_a_full_disk_leaves_the_older_checkpoint_whole", "test_ranks_end_with_whoever_started_them",
               "test_a_wish_to_stop_ends_the_step_and_is_reported")
 
 
