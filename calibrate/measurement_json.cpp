@@ -54,7 +54,8 @@ std::string json_map(const std::map<std::string, std::int64_t>& map) {
 
 Summary read_summary(const JsonView& view) {
   view.allow_keys({"samples", "set_aside", "min_ns", "lower_quartile_ns", "median_ns", "upper_quartile_ns",
-                   "max_ns", "low95_ns", "high95_ns", "steadiness", "sm_clock_mhz", "clock_exponent_ppm"});
+                   "max_ns", "low95_ns", "high95_ns", "steadiness", "sm_clock_mhz", "clock_exponent_ppm",
+                   "clock_exponent_error_ppm"});
   Summary summary;
   summary.samples = static_cast<std::uint32_t>(view.required("samples").integer(1, 4'000'000'000));
   if (const auto aside = view.member("set_aside")) summary.set_aside = count(*aside);
@@ -76,8 +77,12 @@ Summary read_summary(const JsonView& view) {
     view.fail("has quantiles that do not ascend");
   }
   if (const auto clock = view.member("sm_clock_mhz")) summary.sm_clock_mhz = count(*clock, 1'000'000);
-  if (const auto exponent = view.member("clock_exponent_ppm"))
+  if (const auto exponent = view.member("clock_exponent_ppm")) {
     summary.clock_exponent_ppm = exponent->integer(-10'000'000, 10'000'000);
+    // Files without an error hold only what was known to a tenth.
+    const auto error = view.member("clock_exponent_error_ppm");
+    summary.clock_exponent_error_ppm = error ? error->integer(0, 1'000'000) : 100'000;
+  }
   if (const auto steadiness = view.member("steadiness")) {
     const std::string word = steadiness->text();
     constexpr std::array<Steadiness, 3> all{Steadiness::steady, Steadiness::drifting, Steadiness::bimodal};
@@ -95,7 +100,10 @@ std::string summary_json(const Summary& s) {
       R"(,"min_ns":{},"lower_quartile_ns":{},"median_ns":{},"upper_quartile_ns":{},"max_ns":{},"low95_ns":{},"high95_ns":{})",
       s.minimum.ns, s.lower_quartile.ns, s.median.ns, s.upper_quartile.ns, s.maximum.ns, s.low.ns, s.high.ns);
   if (s.sm_clock_mhz != 0) out += fmt::format(R"(,"sm_clock_mhz":{})", s.sm_clock_mhz);
-  if (s.clock_exponent_ppm) out += fmt::format(R"(,"clock_exponent_ppm":{})", *s.clock_exponent_ppm);
+  if (s.clock_exponent_ppm) {
+    out += fmt::format(R"(,"clock_exponent_ppm":{},"clock_exponent_error_ppm":{})", *s.clock_exponent_ppm,
+                       s.clock_exponent_error_ppm);
+  }
   if (s.steadiness != Steadiness::steady) out += fmt::format(R"(,"steadiness":"{}")", words(s.steadiness));
   return out + "}";
 }

@@ -159,10 +159,10 @@ std::vector<bool> throttled(std::span<const Sample> samples, double tolerance) {
   return marks;
 }
 
-std::optional<double> clock_exponent(std::span<const Sample> samples) {
-  constexpr std::size_t least = 11;
-  constexpr double sure = 0.1;
-  constexpr double least_spread = 0.001;  // of the clock
+std::optional<ClockExponent> clock_exponent(std::span<const Sample> samples) {
+  constexpr std::size_t least = 5;
+  constexpr double useless = 1;
+  constexpr double least_spread = 0.001;          // of the clock
   std::vector<std::pair<double, double>> points;  // log clock, log duration
   for (const Sample& sample : samples) {
     if (sample.sm_clock_mhz == 0 || sample.duration.ns <= 0) continue;
@@ -184,8 +184,9 @@ std::optional<double> clock_exponent(std::span<const Sample> samples) {
   if (xx <= n * least_spread * least_spread) return std::nullopt;
   const double slope = xy / xx;
   const double left = std::max(0.0, yy - slope * xy);
-  if (std::sqrt(left / (n - 2) / xx) > sure) return std::nullopt;
-  return -slope;
+  const double error = std::sqrt(left / (n - 2) / xx);
+  if (error > useless) return std::nullopt;
+  return ClockExponent{-slope, error};
 }
 
 Summary summary_of(std::span<const Sample> samples) {
@@ -208,7 +209,10 @@ Summary summary_of(std::span<const Sample> samples) {
   for (std::size_t k = 0; k < samples.size(); ++k) {
     if (!aside[k]) kept.push_back(samples[k]);
   }
-  if (const auto exponent = clock_exponent(kept)) summary.clock_exponent_ppm = std::llround(*exponent * 1e6);
+  if (const auto exponent = clock_exponent(kept)) {
+    summary.clock_exponent_ppm = std::llround(exponent->value * 1e6);
+    summary.clock_exponent_error_ppm = std::llround(exponent->error * 1e6);
+  }
   summary.samples = static_cast<std::uint32_t>(in_size.size());
   summary.set_aside = static_cast<std::uint32_t>(samples.size() - in_size.size());
   summary.minimum = in_size.front();

@@ -41,8 +41,9 @@ struct Summary {
   Steadiness steadiness = Steadiness::steady;
   std::uint32_t sm_clock_mhz = 0;  // the samples' median; 0: not known
   /// In millionths, how durations follow the clock: as the clock to the power of minus that. 1,000,000: all
-  /// of the work counts cycles; 0: none does. Only where the clock moved enough meanwhile to tell.
+  /// of the work counts cycles; 0: none does. Only where the clock moved meanwhile.
   std::optional<std::int64_t> clock_exponent_ppm = {};
+  std::int64_t clock_exponent_error_ppm = 0;  // its standard error
   bool operator==(const Summary&) const = default;
 };
 
@@ -68,9 +69,13 @@ Duration median(std::span<const Duration> sorted);
 /// well beyond that. Samples without a clock are never throttled.
 std::vector<bool> throttled(std::span<const Sample> samples, double tolerance = 0.15);
 
-/// By least squares between the logarithms of durations and clocks; nothing where that is not known to a
-/// tenth (its standard error), or from fewer than 11 samples with a clock.
-std::optional<double> clock_exponent(std::span<const Sample> samples);
+struct ClockExponent {
+  double value = 0;
+  double error = 0;  // standard error
+};
+/// By least squares between the logarithms of durations and clocks; nothing from fewer than 5 samples with a
+/// clock, where that did not move, or where the error is beyond 1: a number between 0 and 1 is asked for.
+std::optional<ClockExponent> clock_exponent(std::span<const Sample> samples);
 
 /// In the order they were taken. Throttled ones are set aside. Throws nothing; at least one sample.
 Summary summary_of(std::span<const Sample> samples);

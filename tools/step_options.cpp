@@ -4,6 +4,7 @@
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/schedule_file.hpp"
 #include "sim/estimate.hpp"
+#include "tools/planner/common_clock.hpp"
 #include "tools/planner/shared_sockets.hpp"
 
 #include <fmt/format.h>
@@ -32,7 +33,8 @@ DeviceDescription DeviceOptions::load() const {
 }
 
 CostModel ModelRun::costs() const {
-  return calibration ? estimate(*calibration, device, model, layout) : estimate(device, model, layout);
+  return calibration ? estimate(at_common_clock(*calibration), device, model, layout)
+                     : estimate(device, model, layout);
 }
 
 Prediction StepToRun::predict(Detail detail) const {

@@ -41,6 +41,19 @@ TEST(Calibration, ReadsWhatWasMeasured) {
   EXPECT_FALSE(calibration.link.bandwidth.has_value());
 }
 
+// Files of before held an exponent only where its error was below a tenth.
+TEST(Calibration, AnExponentWithoutItsErrorIsKnownToATenth) {
+  const Calibration calibration = parse_calibration(
+      with(
+          R"("link":{"latency_ns":5})",
+          R"("link":{"latency_ns":5},"work":[{"name":"layer","kind":"forward","shape":{},"data_type":"bf16",)"
+          R"("setting":{"share":"whole_gpu"},"class":"gemm",)"
+          R"("time":{"samples":1,"median_ns":7,"clock_exponent_ppm":800000}}])"),
+      "file");
+  EXPECT_EQ(calibration.work.at(0).time.clock_exponent_ppm, 800'000);
+  EXPECT_EQ(calibration.work.at(0).time.clock_exponent_error_ppm, 100'000);
+}
+
 TEST(Calibration, RefusesWithThePlace) {
   EXPECT_THAT(refusal(with("\"duration_ns\":10", "\"duration_ns\":-10")),
               HasSubstr("/layer/forward/0/duration_ns"));
@@ -102,6 +115,8 @@ Calibration measured() {
   apart.work.shape["sequence"] = 8192;
   apart.rank = 3;
   apart.time.set_aside = 2;
+  apart.time.clock_exponent_ppm = 800'000;
+  apart.time.clock_exponent_error_ppm = 30'000;
   apart.setting.flushed = true;
   apart.time.steadiness = Steadiness::bimodal;
   add(calibration, {apart, {}});

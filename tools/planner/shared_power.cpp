@@ -1,6 +1,7 @@
 #include "tools/planner/shared_power.hpp"
 
 #include "calibrate/lookup.hpp"
+#include "tools/planner/common_clock.hpp"
 #include "tools/planner/step_clock.hpp"
 
 #include <algorithm>
@@ -11,51 +12,14 @@ namespace plumb {
 namespace {
 
 constexpr std::int64_t million = 1'000'000;
-constexpr std::array<WorkKind, 5> kinds{WorkKind::forward, WorkKind::backward_input,
-                                        WorkKind::backward_weight, WorkKind::backward,
-                                        WorkKind::forward_beside_backward};
+constexpr std::array<WorkKind, clocked_kinds> kinds{WorkKind::forward, WorkKind::backward_input,
+                                                    WorkKind::backward_weight, WorkKind::backward,
+                                                    WorkKind::forward_beside_backward};
 constexpr std::size_t pair_kind = 4;
 // The load of an op hardly depends on its pace: some four of them settle a step to a ten-thousandth.
 constexpr int most_rounds = 8;
 
 Duration scaled(Duration duration, std::int64_t ppm) { return {(duration.ns * ppm + million / 2) / million}; }
-
-bool is_op(const TimedWork& work) {
-  return (work.work.name == "layer" || work.work.name == "stage") && work.work.kind != WorkKind::optimizer;
-}
-bool is_pair(const TimedWork& work) { return work.work.kind == WorkKind::forward_beside_backward; }
-
-std::uint32_t middle(std::vector<std::uint32_t> clocks) {
-  if (clocks.empty()) return 0;
-  const auto half = clocks.begin() + static_cast<std::ptrdiff_t>((clocks.size() - 1) / 2);
-  std::nth_element(clocks.begin(), half, clocks.end());
-  return *half;
-}
-
-/// While ops other than pairs ran, or pairs.
-std::uint32_t clock_in(const Calibration& calibration, const Setting& setting, bool pairs) {
-  std::vector<std::uint32_t> clocks;
-  for (const TimedWork& work : calibration.work) {
-    if (work.setting == setting && is_op(work) && is_pair(work) == pairs && work.time.sm_clock_mhz > 0)
-      clocks.push_back(work.time.sm_clock_mhz);
-  }
-  return middle(std::move(clocks));
-}
-
-/// Of each kind the layer's; a pair, whose clock moves less than it takes to tell, does what a backward does.
-std::array<double, 5> clock_exponents(const Calibration& calibration, const Setting& full) {
-  std::array<double, 5> exponents{};
-  for (std::size_t k = 0; k < kinds.size(); ++k) {
-    for (const TimedWork& work : calibration.work) {
-      if (work.setting != full || work.work.name != "layer" || work.work.kind != kinds[k]) continue;
-      if (work.time.clock_exponent_ppm)
-        exponents[k] = std::clamp(static_cast<double>(*work.time.clock_exponent_ppm) / million, 0.0, 1.0);
-    }
-  }
-  if (exponents[pair_kind] == 0)
-    exponents[pair_kind] = exponents[static_cast<std::size_t>(WorkKind::backward)];
-  return exponents;
-}
 
 /// Of every kind, what the setting makes of a layer; nothing where a kind was not measured in it.
 std::optional<SharedPower::Load> load_in(const Calibration& calibration, const Setting& setting,
@@ -191,14 +155,36 @@ SharedPower::Load SharedPower::at(double busy) const {
   const Load& less = *(above - 1);
   const Load& more = *above;
   const double share = (busy - less.busy) / (more.busy - less.busy);
-  const auto between = [&](double a, double b) { return std::llround(a + share * (b - a)); };
+  // On a straight line between logarithms: the clock goes with a power of the load.
+  const double share_of_log = std::log(busy / less.busy) / std::log(more.busy / less.busy);
+  const auto clock_between = [&](std::uint32_t a, std::uint32_t b) {
+    if (a == 0 || b == 0) return std::uint32_t{0};
+    return static_cast<std::uint32_t>(
+        std::lround(a * std::pow(static_cast<double>(b) / static_cast<double>(a), share_of_log)));
+  };
   Load load{busy,
-            static_cast<std::uint32_t>(between(less.sm_clock_mhz, more.sm_clock_mhz)),
+            clock_between(less.sm_clock_mhz, more.sm_clock_mhz),
             {},
-            static_cast<std::uint32_t>(between(less.pair_clock_mhz, more.pair_clock_mhz))};
-  for (std::size_t k = 0; k < load.pace_ppm.size(); ++k)
-    load.pace_ppm[k] = between(static_cast<double>(less.pace_ppm[k]), static_cast<double>(more.pace_ppm[k]));
+            clock_between(less.pair_clock_mhz, more.pair_clock_mhz)};
+  for (std::size_t k = 0; k < load.pace_ppm.size(); ++k) {
+    // What neighbours leave goes by how many there are, and the clock by its own law.
+    const double left = at_full_clock(less, k) + share * (at_full_clock(more, k) - at_full_clock(less, k));
+    load.pace_ppm[k] = std::llround(left * clock_factor(k, clock_of_kind(load, k)));
+  }
   return load;
+}
+
+std::uint32_t SharedPower::clock_of_kind(const Load& load, std::size_t kind) {
+  return kind == pair_kind ? load.pair_clock_mhz : load.sm_clock_mhz;
+}
+
+double SharedPower::clock_factor(std::size_t kind, double clock_mhz) const {
+  if (clock_exponent[kind] == 0) return 1;
+  return std::pow(clock_of_kind(loads.back(), kind) / clock_mhz, clock_exponent[kind]);
+}
+
+double SharedPower::at_full_clock(const Load& load, std::size_t kind) const {
+  return static_cast<double>(load.pace_ppm[kind]) / clock_factor(kind, clock_of_kind(load, kind));
 }
 
 double SharedPower::clock(double busy, double pairs) const {
@@ -208,15 +194,11 @@ double SharedPower::clock(double busy, double pairs) const {
 }
 
 std::int64_t SharedPower::pace_ppm(std::size_t kind, double busy, double clock_mhz) const {
-  const Load load = at(busy);
-  const double exponent = clock_exponent[kind];
-  if (exponent == 0) return load.pace_ppm[kind];
-  // At the clock of the load, which the step does not have.
-  const double clock = kind == pair_kind ? load.pair_clock_mhz : load.sm_clock_mhz;
-  return std::llround(static_cast<double>(load.pace_ppm[kind]) * std::pow(clock / clock_mhz, exponent));
+  return std::llround(at_full_clock(at(busy), kind) * clock_factor(kind, clock_mhz));
 }
 
-std::optional<SharedPower> shared_power(const Calibration& calibration) {
+std::optional<SharedPower> shared_power(const Calibration& measured) {
+  const Calibration calibration = at_common_clock(measured);
   const Setting full = main_setting(calibration);
   if (full.share == Share::whole_gpu || full.of < 2 || !full.others_busy || full.idle_others > 0)
     return std::nullopt;

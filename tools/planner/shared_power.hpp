@@ -27,12 +27,13 @@ struct SharedPower {
   };
   std::vector<Load> loads;     // the full one last; nothing else where only that was measured
   std::uint32_t most_mhz = 0;  // what the chip could
-  /// [kind] how durations follow the clock (Summary::clock_exponent_ppm); 0 where that was not measured.
+  /// [kind] how durations follow the clock (clock_exponents); 0 where that was not measured.
   std::array<double, 5> clock_exponent{};
   std::uint32_t full_mhz() const { return loads.back().sm_clock_mhz; }
   bool operator==(const SharedPower&) const = default;
 
-  /// At any busy share: on the straight line between the nearest two loads, and no faster than the least one.
+  /// At any busy share: between the nearest two loads, and no faster than the least one. The clock goes with
+  /// the power of the load that joins the two; what an op takes at one clock lies on the straight line.
   /// Where only full load was measured: power goes with the cube of the clock (the voltage follows the
   /// clock), so the clock is full / cube root of the share, but never more than `most_mhz`, and all
   /// computation goes with it. An H200 near its highest clock needs more power for more clock than that (at
@@ -44,6 +45,13 @@ struct SharedPower {
   /// Of an op under full load, in millionths: what it takes with that share of the ranks busy while it runs,
   /// at that clock.
   std::int64_t pace_ppm(std::size_t kind, double busy, double clock_mhz) const;
+
+ private:
+  static std::uint32_t clock_of_kind(const Load& load, std::size_t kind);
+  /// Of what an op takes at the clock of full load.
+  double clock_factor(std::size_t kind, double clock_mhz) const;
+  /// A load's pace, in millionths, had it had the clock of full load.
+  double at_full_clock(const Load& load, std::size_t kind) const;
 };
 
 /// Of a calibration whose ranks were shares of one GPU, measured while all others computed; nothing for

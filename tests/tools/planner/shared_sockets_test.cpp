@@ -5,8 +5,7 @@
 namespace plumb {
 namespace {
 
-constexpr SharedSockets sockets{
-    4, 2};  // four at once take twice as long as one
+constexpr SharedSockets sockets{4, 2};  // four at once take twice as long as one
 
 TEST(SharedSockets, SlowMessagesAsFarAsWasMeasured) {
   EXPECT_DOUBLE_EQ(sockets.times(0.5), 1);
