@@ -180,7 +180,7 @@ CostModel CostOptions::load(std::uint32_t stages) const {
     const Calibration measured = load_calibration(calibration);
     cost = estimate(measured, stages, layers.value_or(measured.model_layers));
   } else if (costs.empty()) {
-    throw BadInput("--costs", "or --calibration is required");
+    throw BadInput("--costs", "is required, or --calibration");
   } else if (costs.find('=') != std::string::npos) {
     cost = parse_cost_list(costs, "--costs");
   } else {

@@ -3,6 +3,8 @@
 #include "schedules/ir/nearest.hpp"
 
 #include <algorithm>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -19,8 +21,12 @@ std::vector<std::string> words_of(const CLI::App& app) {
   return words;
 }
 
-// ` (did you mean 'compare'?)` for the first word or flag that is none of the program's and is close to one.
-std::string did_you_mean(const CLI::App& app, int argc, const char* const* argv) {
+// The first word that is none of the program's where it stands, and the one that it is close to, if any.
+struct Mistyped {
+  std::string word;
+  std::string meant;
+};
+std::optional<Mistyped> mistyped(const CLI::App& app, int argc, const char* const* argv) {
   const CLI::App* level = &app;
   for (int i = 1; i < argc; ++i) {
     const std::string word = std::string(argv[i]).substr(0, std::string_view(argv[i]).find('='));
@@ -29,27 +35,35 @@ std::string did_you_mean(const CLI::App& app, int argc, const char* const* argv)
       if (!word.starts_with("-")) level = level->get_subcommand(word);
       continue;
     }
-    const bool could_be_command = level == &app && i == 1;
+    const bool could_be_command = level == &app && i == 1 && !word.starts_with("-");
     if (!word.starts_with("--") && !could_be_command) continue;
     const std::vector<std::string_view> views(known.begin(), known.end());
-    const std::string_view meant = nearest(word, views);
-    return meant.empty() ? "" : " (did you mean '" + std::string(meant) + "'?)";
+    return Mistyped{word.substr(0, 60), std::string(nearest(word, views))};
   }
-  return "";
+  return std::nullopt;
+}
+
+// `Could not convert: --ranks = x`: only numbers are converted.
+std::string no_number(std::string_view text) {
+  const std::size_t name = text.find(": "), value = text.find(" = ");
+  if (name == std::string_view::npos || value == std::string_view::npos) return std::string(text);
+  return std::string(text.substr(name + 2, value - name - 2)) + ": '" + std::string(text.substr(value + 3)) +
+         "' is not the number, or the numbers, that it takes";
 }
 
 }  // namespace
 
 std::string what_went_wrong(const CLI::App& app, const CLI::ParseError& error, int argc,
                             const char* const* argv) {
-  std::string text = error.what();
-  const std::string first = argc > 1 ? argv[1] : "";
-  const std::vector<std::string> known = words_of(app);
-  if (!first.empty() && !first.starts_with("-") &&
-      std::find(known.begin(), known.end(), first) == known.end()) {
-    text = "'" + first.substr(0, 60) + "' is no command; `plumb --help` lists them";
+  if (argc < 2) return "a command is required; `plumb --help` lists them";
+  if (const auto wrong = mistyped(app, argc, argv)) {
+    const bool command = !wrong->word.starts_with("-");
+    const std::string meant = wrong->meant.empty() ? "" : " (did you mean '" + wrong->meant + "'?)";
+    if (command) return "'" + wrong->word + "' is no command; `plumb --help` lists them" + meant;
+    if (!meant.empty()) return "'" + wrong->word + "' is no option here" + meant;
   }
-  return text + did_you_mean(app, argc, argv);
+  if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr) return no_number(error.what());
+  return error.what();
 }
 
 }  // namespace plumb::tools

@@ -68,6 +68,7 @@ StepToRun StepOptions::load(Console& console) const {
   if (!model.given()) {
     if (!device.gpu.empty())
       throw BadInput("--gpu", "needs a model: --model, or --hidden, --layers and --heads");
+    if (!costs.given()) throw BadInput("--costs", "is required, or --calibration, or --model with --gpu");
     step.cost = costs.load(step.schedule.stages);
     return step;
   }

@@ -471,7 +471,10 @@ class Contract(unittest.TestCase):
     def test_mistyped_words_are_recognised(self):
         self.refused("comapre", says="did you mean 'compare'?")
         self.refused("schedule", "duelpipe", "--ranks", 4, "--microbatches", 8, says="did you mean dualpipe?")
-        self.refused("schedule", "1f1b", "--rank", 4, "--microbatches", 8, says="did you mean '--ranks'?")
+        self.refused("schedule", "1f1b", "--rank", 4, "--microbatches", 8, says="'--rank' is no option here (did you mean '--ranks'?)")
+        self.refused("simulate", "1f1b", "--ranks", "1.5", "--microbatches", 4, says="--ranks: '1.5' is not the number")
+        self.refused("simulate", "1f1b", "--ranks", 4, "--microbatches", 4, says="--costs: is required")
+        self.refused(says="a command is required; `plumb --help` lists them")
 
     def test_impossible_shapes_are_refused(self):
         for args, says in ((("dualpipe", 3, 8), "even"), (("dualpipe", 4, 6), "dualpipe"), (("chimera", 4, 6), "chimera"),
