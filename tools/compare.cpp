@@ -8,12 +8,14 @@
 #include "tools/options.hpp"
 #include "tools/planner/plan.hpp"
 #include "tools/planner/predict.hpp"
+#include "tools/render/report_tables.hpp"
 #include "tools/render/table.hpp"
+#include "tools/step_options.hpp"
 
 #include <algorithm>
 #include <charconv>
 #include <memory>
-#include <set>
+#include <sstream>
 
 #include <fmt/format.h>
 #include <fmt/ostream.h>
@@ -28,6 +30,8 @@ struct Options {
   std::uint32_t microbatches = 0;
   LoweringFlags lowering;
   CostOptions costs;
+  ModelOptions model;
+  DeviceOptions device;
   ExecutionFlags execution;
   DocumentOptions documents;
   bool markdown = false;
@@ -69,12 +73,20 @@ struct Row {
   Method method;
   std::uint32_t stages_held = 0;  // by the rank that holds most
   Prediction prediction;
+  std::uint32_t devices_a_rank = 1;  // of a model: its tensor and data parallelism
 
-  std::uint32_t devices() const { return static_cast<std::uint32_t>(prediction.report.ranks.size()); }
-  double copies() const { return static_cast<double>(stages_held) * devices() / prediction.report.stages; }
+  std::uint32_t ranks() const { return static_cast<std::uint32_t>(prediction.report.ranks.size()); }
+  std::uint32_t devices() const { return ranks() * devices_a_rank; }
+  double copies() const { return static_cast<double>(stages_held) * ranks() / prediction.report.stages; }
   std::uint32_t activations() const {
     std::uint32_t most = 0;
     for (const RankReport& rank : prediction.report.ranks) most = std::max(most, rank.peak_live_activations);
+    return most;
+  }
+  // Of the fullest rank, where the costs say bytes.
+  std::optional<Bytes> peak() const {
+    std::optional<Bytes> most;
+    for (const RankReport& rank : prediction.report.ranks) most = std::max(most, rank.peak_bytes);
     return most;
   }
   // Idle time of a rank, and where ranks differ their least and most.
@@ -94,8 +106,6 @@ std::uint32_t most_stages_held(const Schedule& schedule) {
   return *std::max_element(held.begin(), held.end());
 }
 
-std::string milli(Duration duration) { return fmt::format("{:.3f}", static_cast<double>(duration.ns) / 1e6); }
-
 render::Table method_table(const std::vector<Row>& rows) {
   render::Table table;
   table.head = {"method",
@@ -106,13 +116,22 @@ render::Table method_table(const std::vector<Row>& rows) {
                 "copies of the model",
                 "activations, in chunks",
                 "devices"};
+  const bool model = std::all_of(rows.begin(), rows.end(), [](const Row& row) {
+    return row.peak() && row.prediction.report.tokens_per_s;
+  });
+  if (model) table.head.insert(table.head.end(), {"peak GiB", "tokens/s"});
   for (const Row& row : rows) {
     const auto [least, most] = row.bubble();
-    table.rows.push_back({row.prediction.report.schedule, milli(row.prediction.report.step_time),
-                          least == most ? milli(most) : milli(least) + " to " + milli(most),
+    table.rows.push_back({row.prediction.report.schedule,
+                          render::milliseconds(row.prediction.report.step_time),
+                          least == most ? render::milliseconds(most)
+                                        : render::milliseconds(least) + " to " + render::milliseconds(most),
                           fmt::format("{:.2f} %", 100 * row.prediction.report.idle_share),
                           fmt::format("{}", row.stages_held), fmt::format("{:g}", row.copies()),
                           fmt::format("{}", row.activations()), fmt::format("{}", row.devices())});
+    if (!model) continue;
+    table.rows.back().push_back(render::gibibytes(*row.peak()));
+    table.rows.back().push_back(fmt::format("{:.0f}", *row.prediction.report.tokens_per_s));
   }
   return table;
 }
@@ -134,30 +153,59 @@ void print_json(std::ostream& out, const std::vector<Row>& rows) {
   out << "]}\n";
 }
 
+Row row_of(const Method& method, const Options& options) {
+  const LoweredSchedule schedule = make_lowered(*method.generator, method.shape, options.lowering.load());
+  // With equal stages a stage is the same for all; with equal devices a rank's share of the layers is.
+  CostModel cost = options.costs.load(schedule.stages);
+  if (options.ranks && options.costs.calibration.empty())
+    cost = scaled_to_stages(cost, *options.ranks, schedule.stages);
+  return {method, most_stages_held(without_messages(schedule)),
+          predict(schedule, cost, options.execution.load()), 1};
+}
+
+// The model's layers as this method cuts them.
+Row row_of_model(const Method& method, const Options& options, Console& console) {
+  StepOptions step;
+  step.schedule.name = method.generator->name;
+  step.schedule.ranks = method.shape.ranks;
+  step.schedule.microbatches = method.shape.microbatches;
+  if (method.generator->takes_chunks) step.schedule.chunks = method.shape.chunks;
+  step.schedule.comms = options.lowering.comms;
+  step.schedule.data_parallel = options.lowering.data_parallel;
+  step.costs = options.costs;
+  step.model = options.model;
+  step.device = options.device;
+  step.execution = options.execution;
+  const StepToRun ready = step.load(console);
+  return {method, most_stages_held(without_messages(ready.schedule)), ready.predict(Detail::actions),
+          options.model.tensor * options.lowering.data_parallel};
+}
+
 int run(const Options& options, Console& console) {
   if (options.ranks.has_value() == options.stages.has_value()) {
     throw BadInput("compare", "needs either --ranks (equal devices) or --stages (equal stages)");
   }
   if (!options.costs.op_costs.empty())
     throw BadInput("--op-costs", "overrides ops of one schedule; a comparison has several");
+  if (!options.model.given() && !options.device.gpu.empty())
+    throw BadInput("--gpu", "needs a model: --model, or --hidden, --layers and --heads");
+  if (options.model.model == "mlp" && !options.costs.layers)
+    throw BadInput("--layers", "is required of an mlp, so that all methods cut the same one");
   std::vector<Method> methods;
   for (const std::string& name : options.names) methods.push_back(read_method(name, options));
   std::vector<Row> rows;
+  std::ostringstream said_before;  // what there is to warn of a model's file is said once
+  Console quiet{console.out, said_before};
   for (Method& method : methods) {
     method.shape = legal_shape(*method.generator, method.shape);
-    const LoweredSchedule schedule = make_lowered(*method.generator, method.shape, options.lowering.load());
-    // With equal stages a stage is the same for all; with equal devices a rank's share of the layers is.
-    CostModel cost = options.costs.load(schedule.stages);
-    if (options.ranks && options.costs.calibration.empty())
-      cost = scaled_to_stages(cost, *options.ranks, schedule.stages);
-    rows.push_back({method, most_stages_held(without_messages(schedule)),
-                    predict(schedule, cost, options.execution.load())});
+    rows.push_back(options.model.given() ? row_of_model(method, options, rows.empty() ? console : quiet)
+                                         : row_of(method, options));
   }
   std::vector<render::ReportInput> inputs;
   for (const Row& row : rows)
     inputs.push_back({row.prediction.report, &row.prediction.timeline, &row.prediction.memory});
   const std::string what =
-      fmt::format("{} {}, {} microbatches", options.ranks ? *options.ranks : *options.stages,
+      fmt::format("{} {}, {} microbatches", options.ranks ? rows.front().devices() : *options.stages,
                   options.ranks ? "devices" : "stages", options.microbatches);
   write_documents(console, options.documents,
                   {"Schedules compared: " + what, {{"Methods", "", method_table(rows)}}, {}}, inputs);
@@ -193,6 +241,9 @@ Command compare_command(CLI::App& app) {
       ->type_name("M");
   options->lowering.add_to(*command);
   options->costs.add_to(*command);
+  options->model.add_model_to(*command);
+  options->model.add_layout_to(*command);
+  options->device.add_to(*command);
   options->execution.add_to(*command);
   options->documents.add_to(*command);
   command->add_flag("--markdown", options->markdown, "Print the table as Markdown");

@@ -307,6 +307,16 @@ class Contract(unittest.TestCase):
             by_name = data(*shape, "--calibration", "deepseek-v3-h800")
             self.assertEqual(by_file, by_name)
 
+    def test_compare_takes_a_model(self):
+        shape = ("--model", "llama-3-70b", "--gpu", "h100", "--ranks", 8, "--microbatches", 16, "--tp", 4, "--dp", 2, "--json")
+        methods = data("compare", "1f1b", "zb1p", "dualpipe", "interleaved-1f1b:2", *shape)["methods"]
+        self.assertEqual([m["devices"] for m in methods], [8 * 4 * 2] * 4)
+        self.assertEqual([m["copies"] for m in methods], [1, 1, 2, 1])
+        for method in methods:
+            chunks = ("--chunks", 2) if method["chunks"] == 2 and method["schedule"] != "dualpipe" else ()
+            self.assertEqual(method["report"], data("simulate", method["schedule"], *shape, *chunks))
+        self.refused("compare", "1f1b", "--gpu", "h100", "--ranks", 2, "--microbatches", 4, says="--gpu")
+
     def test_plan_is_ranked_and_says_what_it_ruled_out(self):
         plan = data("plan", "--ranks", 8, "--microbatches", "12,20", "--costs", UNIT, "--activation-limit", 8, "--json")
         self.assertEqual(plan["schema"], "plumb.plan/1")
