@@ -1,6 +1,7 @@
 #include "calibrate/kineto_trace.hpp"
 
 #include "calibrate/gzip.hpp"
+#include "calibrate/profile_text.hpp"
 #include "schedules/ir/error.hpp"
 
 #include <algorithm>
@@ -50,7 +51,7 @@ struct Kernel {
 
 // The event that is being read, as much of it as matters.
 struct Event {
-  std::string phase, category, name;
+  std::string phase, category, name, process;
   std::optional<TimePoint> begin;
   std::optional<Duration> duration;
   std::optional<std::int64_t> correlation;
@@ -156,6 +157,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
         if (key_ == "ph") event_.phase = text;
         if (key_ == "cat") event_.category = text;
         if (key_ == "name") event_.name = text;
+        if (key_ == "pid") event_.process = text;
         if (key_ == "ts" || key_ == "dur") fail(fmt::format("an event's \"{}\" is a text", key_));
       } else if (depth_ == event_depth_ + 1) {
         if (key_ == "dtype") event_.element_type = text;
@@ -225,6 +227,8 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
       if (depth_ == event_depth_ && (key_ == "ts" || key_ == "dur")) {
         constexpr std::int64_t most = INT64_MAX / 2000;
         time(v > most || v < -most ? std::nullopt : std::optional(v * 1000));
+      } else if (depth_ == event_depth_ && key_ == "pid") {
+        event_.process = std::to_string(v);
       } else if (depth_ == event_depth_ + 1) {
         if (key_ == "correlation") event_.correlation = v;
         if (key_ == "In msg nelems" || key_ == "Out msg nelems")
@@ -285,6 +289,12 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     } else {
       return;  // PyTorch labels other things of its pipelines, too
     }
+    // Two ranks' labels stand across each other, and their launches' ids are the same numbers.
+    if (labels.empty()) labelled_by_ = event_.process;
+    if (event_.process != labelled_by_) {
+      fail(fmt::format("holds actions of two processes, {} and {}: give each rank's own profile",
+                       labelled_by_, event_.process));
+    }
     labels.push_back(label);
   }
 
@@ -311,6 +321,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
   std::string section_;  // key of the root
   std::string key_;
   Event event_;
+  std::string labelled_by_;  // the process whose actions these are
 };
 
 // Characters of the stream; refuses a token that would fill the memory.
@@ -444,14 +455,15 @@ KinetoTrace read_kineto_trace(std::istream& in, const std::string& where) {
   KinetoTrace trace;
   trace.where = where;
   GzipStream stream(in, where);
+  ProfileText text(*stream.rdbuf());
+  if (text.sgetc() == std::streambuf::traits_type::eof()) throw BadInput(where, "is empty");
   std::size_t since_token = 0;
   Reader reader(trace, since_token);
-  const bool good =
-      nlohmann::json::sax_parse(Characters(*stream.rdbuf(), where, since_token), Characters(), &reader);
+  const bool good = nlohmann::json::sax_parse(Characters(text, where, since_token), Characters(), &reader);
   if (!good) {
     // Where the text ends too early the message is about its last characters: say what that means.
     // (A byte of zero ends a text for the parser, but not the file.)
-    const bool at_end = stream.rdbuf()->sgetc() == std::streambuf::traits_type::eof();
+    const bool at_end = text.sgetc() == std::streambuf::traits_type::eof();
     const bool cut = at_end && (reader.error.find("unexpected end of input") != std::string::npos ||
                                 reader.error.find("missing closing quote") != std::string::npos);
     throw BadInput(
@@ -464,6 +476,8 @@ KinetoTrace read_kineto_trace(std::istream& in, const std::string& where) {
         "holds no action labelled PP:<stage><kind><microbatch>, as PyTorch's pipeline runtime (torch 2.9 and "
         "later) labels them on the CPU; record ProfilerActivity.CPU too");
   }
+  if (trace.rank && trace.ranks > 0 && *trace.rank >= trace.ranks)
+    throw BadInput(where, fmt::format("says that it is of rank {} of {}", *trace.rank, trace.ranks));
   trace.on_gpu = !reader.kernels.empty();
   trace.kernels = reader.kernels.size();
   nest(reader.labels);

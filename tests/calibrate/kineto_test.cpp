@@ -235,7 +235,10 @@ TEST(Kineto, TimesAreExactHoweverLongTheMachineHasBeenUp) {
 
 TEST(Kineto, RefusesInOneSentence) {
   const std::string good = two_stages(0).json();
-  EXPECT_THAT(refusal(""), HasSubstr("rank.json: is cut off"));
+  EXPECT_THAT(refusal(""), HasSubstr("rank.json: is empty"));
+  EXPECT_THAT(refusal(gzipped("")), HasSubstr("rank.json: is empty"));
+  EXPECT_THAT(refusal(" "), HasSubstr("is cut off"));
+  EXPECT_THAT(refusal(Profile(2).label("0F0", 0, 9).json()), HasSubstr("of rank 2 of 2"));
   EXPECT_THAT(refusal("hello"), HasSubstr("is not JSON"));
   EXPECT_THAT(refusal(good.substr(0, good.size() / 2)), HasSubstr("is cut off: it ends at byte"));
   EXPECT_THAT(refusal(gzipped(good).substr(0, 500)), HasSubstr("is cut off: its gzip stream has no end"));
@@ -254,6 +257,36 @@ TEST(Kineto, RefusesInOneSentence) {
               HasSubstr("out of range"));
   EXPECT_THAT(refusal(R"([{"ph":"X","cat":"kernel","name":"k","ts":18446744073709551615,"dur":5}])"),
               HasSubstr("out of range"));
+}
+
+// Merged for a viewer: correlation ids of two processes are the same numbers, and so one's kernels would
+// count for the other's actions.
+TEST(Kineto, TwoRanksInOneFileAreRefused) {
+  Profile merged = two_stages(0);
+  EXPECT_EQ(refusal(merged.json()), "accepted");
+  merged.event(R"({"ph":"X","cat":"user_annotation","name":"PP:1F0","pid":8,"tid":8,"ts":10,"dur":50})");
+  EXPECT_THAT(refusal(merged.json()), HasSubstr("actions of two processes, 7 and 8: give each rank's own"));
+}
+
+TEST(Kineto, WhatJsonForbidsAndProfilesHoldIsReadAllTheSame) {
+  Profile profile = two_stages(0);
+  const std::string good = profile.json();
+  // A copy that took no time; a module's name in bytes of another alphabet, and with control characters.
+  profile.event(
+      R"x({"ph":"X","cat":"gpu_memcpy","name":"Memcpy HtoD","pid":0,"ts":1,"dur":0,"args":{"bytes":200,)x"
+      R"x("memory bandwidth (GB/s)":inf,"a":-inf,"b":NaN,"c":-Infinity,"d":nan}})x");
+  profile.event(R"({"ph":"X","cat":"python_function","name":"config.py(0): )" + std::string("\xff\x01\n") +
+                R"(\"","ts":1,"dur":0})");
+  const KinetoTrace mended = read(profile.json());
+  EXPECT_EQ(mended.actions.size(), read(good).actions.size());
+  EXPECT_EQ(mended.unjoined, 1u) << "the copy";
+  // Wherever the blocks end that it is read in, the longest word too.
+  for (std::size_t shift = 65'500; shift < 65'540; ++shift) {
+    const std::string padded =
+        std::string(shift, ' ') + R"([-Infinity,nan,null,true,"inf",-1e-5,)" + good + "]";
+    EXPECT_THAT(refusal(padded), HasSubstr("no action labelled")) << shift;
+  }
+  EXPECT_THAT(refusal("[-infinit]"), HasSubstr("is not JSON"));
 }
 
 TEST(Kineto, KernelsWithoutLaunchesAreRefused) {
