@@ -19,6 +19,7 @@
 #include "tools/rank_processes.hpp"
 #include "tools/render/calibration_svg.hpp"
 #include "tools/render/calibration_tables.hpp"
+#include "tools/render/common_words.hpp"
 #include "tools/render/report_tables.hpp"
 
 #include <algorithm>
@@ -365,12 +366,17 @@ int compare(const Options& options, Console& console) {
                              percent(relative(*all.front()))});
   }
   console.out << "\n" << to_text(by_group);
-  // Names are long: they stand last.
-  fmt::print(console.out, "\n{:>10}  {:>14}  {:>14}  {}\n", "difference", "a", "b", "furthest apart");
-  for (std::size_t k = 0; k < std::min<std::size_t>(20, found.figures.size()); ++k) {
+  // Names are long: they stand last, and what most have in common is said once.
+  const std::size_t shown = std::min<std::size_t>(20, found.figures.size());
+  std::vector<std::string> names;
+  for (std::size_t k = 0; k < shown; ++k) names.push_back(found.figures[k].name);
+  const render::CommonWords words = render::common_words(names);
+  fmt::print(console.out, "\n{:>10}  {:>14}  {:>14}  furthest apart{}\n", "difference", "a", "b",
+             words.common.empty() ? "" : fmt::format(" ({}; where a row says nothing else)", words.common));
+  for (std::size_t k = 0; k < shown; ++k) {
     const FigureDifference& one = found.figures[k];
     fmt::print(console.out, "{:>10}  {:>14}  {:>14}  {}\n", percent(relative(one)),
-               value_text(one.a, one.unit), value_text(one.b, one.unit), one.name);
+               value_text(one.a, one.unit), value_text(one.b, one.unit), words.names[k]);
   }
   return 0;
 }

@@ -1,5 +1,6 @@
 #include "tools/render/calibration_svg.hpp"
 #include "tools/render/calibration_tables.hpp"
+#include "tools/render/common_words.hpp"
 
 #include <algorithm>
 
@@ -146,6 +147,33 @@ TEST(CalibrationReport, ThePictureEscapesWhatItIsTold) {
   EXPECT_THAT(svg, Not(HasSubstr("inf")));
   EXPECT_EQ(std::count(svg.begin(), svg.end(), '<'), std::count(svg.begin(), svg.end(), '>'));
   EXPECT_THAT(calibration_svg(Calibration{}), HasSubstr("No message"));
+}
+
+// 1 KiB in 5 us, and 6 MiB and a byte in 20 us: ticks from 4^5 to 4^12 bytes, and from 2 to 50 us, quartiles
+// lying around the medians.
+TEST(CalibrationReport, ThePicturesAxesHaveUnitsAndARaggedSizeIsHollow) {
+  Calibration c;
+  c.transfers.push_back({{TransferKind::one_way, "local", "", {0, 1}, 1, {}},
+                         {{{1 << 10}, around(5'000)}, {{(6 << 20) + 1}, around(20'000)}},
+                         std::nullopt});
+  const std::string svg = calibration_svg(c);
+  for (const char* words : {">size of a message<", ">time<", ">1 KiB<", ">16 MiB<", ">2 us<", ">50 us<",
+                            "Messages and collectives: local, whole GPU", ">one_way, ranks 0&gt;1<"})
+    EXPECT_THAT(svg, HasSubstr(words));
+  EXPECT_THAT(svg, HasSubstr("fill=\"#ffffff\" stroke=\"#0b62a4\"><title>6291457 B"));
+  EXPECT_THAT(svg, HasSubstr("fill=\"#0b62a4\" stroke=\"#0b62a4\"><title>1024 B"));
+}
+
+// `hidden` and the setting are two thirds of the names'; `stage` is a name's own, however often.
+TEST(CalibrationReport, NamesSayOnceWhatMostHaveInCommon) {
+  const CommonWords words =
+      common_words({"stage forward bf16 [rms_norm swiglu] hidden=64, whole GPU",
+                    "stage backward bf16 [rms_norm swiglu] hidden=64 layers=2, whole GPU",
+                    "hop local, ranks 0>1, whole GPU, others busy, 4 B"});
+  EXPECT_EQ(words.common, "bf16 [rms_norm swiglu] hidden=64, whole GPU");
+  EXPECT_EQ(words.names, (std::vector<std::string>{"stage forward", "stage backward layers=2",
+                                                   "hop local, ranks 0>1, others busy, 4 B"}));
+  EXPECT_EQ(common_words({"a x=1, b", "a x=1, b"}).common, "") << "of two names none is the rule";
 }
 
 TEST(CalibrationReport, ProvenanceSaysWhichNcclItWasBuiltWithWhereTheyDiffer) {
