@@ -183,7 +183,7 @@ class Faults(unittest.TestCase):
 
     def tearDown(self):
         try:
-            wait_for(lambda: not left_over(), "a process is left", 10)
+            wait_for(lambda: not left_over(), "a process is left", SLACK_S)
         except AssertionError as error:
             raise AssertionError(f"{error}: {left_over()}") from None
         self.assertEqual(os.listdir(TEMPORARY), [])
