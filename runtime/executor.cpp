@@ -42,7 +42,7 @@ class Makers {
 
 }  // namespace
 
-void execute(const RankProgram& program, Backend& backend, Progress* progress) {
+void execute(const RankProgram& program, Backend& backend) {
   struct Launch {
     Backend& backend;
     void operator()(const ComputeStep& step) { backend.compute(step); }
@@ -50,11 +50,7 @@ void execute(const RankProgram& program, Backend& backend, Progress* progress) {
     void operator()(const ReduceStep& step) { backend.reduce(step); }
   };
   backend.begin_step();
-  for (std::uint32_t i = 0; i < program.steps.size(); ++i) {
-    if (progress) progress->step.store(i, std::memory_order_relaxed);
-    std::visit(Launch{backend}, program.steps[i]);
-  }
-  if (progress) progress->step.store(Progress::all_launched, std::memory_order_relaxed);
+  for (const ProgramStep& step : program.steps) std::visit(Launch{backend}, step);
   backend.finish_step();
 }
 

@@ -6,22 +6,14 @@
 #include "schedules/ir/memory_profile.hpp"
 #include "schedules/ir/timeline.hpp"
 
-#include <atomic>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 namespace plumb {
 
-/// Which step of the program a rank has launched last; read by a watchdog on another thread.
-struct Progress {
-  static constexpr std::uint32_t not_begun = 0xffffffff;
-  static constexpr std::uint32_t all_launched = 0xfffffffe;
-  std::atomic<std::uint32_t> step{not_begun};
-};
-
 /// Launches every step of the program in order and returns when all of it is done. Allocates nothing itself.
-void execute(const RankProgram& program, Backend& backend, Progress* progress = nullptr);
+void execute(const RankProgram& program, Backend& backend);
 
 /// The Timeline of a step from what every rank recorded ([rank]; programs and records of one pipeline).
 /// Message bytes are those of `memory` ([stage]; empty: 0).

@@ -86,6 +86,6 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
 /// With as many shares and the same algorithms as the pipeline it is the same operations; where a pipeline
 /// also adds in the same order (one owner a stage), the same bits.
 Unpipelined run_unpipelined_on_gpu(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step,
-                                   const GpuOptions& options, const NamedGradients& weights = {});
+                                   const GpuOptions& options);
 
 }  // namespace plumb

@@ -15,20 +15,13 @@ Layout unpipelined(const ModelShape& model, const Layout& layout) {
   return whole;
 }
 
-Unpipelined run_unpipelined(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step,
-                            const NamedGradients& given) {
+Unpipelined run_unpipelined(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step) {
   const reference::Stage<float> model(plan.model, unpipelined(plan.model, plan.layout), Stage{0});
   std::vector<float> weights(model.elements());
   std::vector<float> gradients(model.elements());
   for (const ParameterSpec& parameter : model.parameters()) {
     const std::span<float> into = std::span(weights).subspan(parameter.offset, parameter.elements());
-    const auto found = given.find(parameter.name);
-    if (found == given.end()) {
-      initialise(parameter, plan.seed, into);
-    } else {
-      PLUMB_CHECK(found->second.size() == into.size());
-      std::copy(found->second.begin(), found->second.end(), into.begin());
-    }
+    initialise(parameter, plan.seed, into);
   }
   const reference::StageNeeds needs = model.needs();
   const auto memory = [](Bytes bytes) {

@@ -17,13 +17,12 @@ using NamedGradients = std::map<std::string, std::vector<float>>;
 Layout unpipelined(const ModelShape& model, const Layout& layout);
 
 /// The step's gradients and losses in one piece, in float32 on the host: microbatch after microbatch, copy
-/// after copy. `weights`: by parameter name; empty: those that the plan's seed gives.
+/// after copy, with the weights that the plan's seed gives.
 struct Unpipelined {
   NamedGradients gradients;
   std::vector<double> losses;  // [copy * microbatches + microbatch]
 };
-Unpipelined run_unpipelined(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step,
-                            const NamedGradients& weights = {});
+Unpipelined run_unpipelined(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step);
 
 /// The worker's gradients of the stages that it holds, by name.
 void add_gradients(Worker& worker, const TrainingPlan& plan, NamedGradients& gradients);

@@ -24,8 +24,8 @@ std::unique_ptr<NcclSession> make_nccl_session() { none(); }
 
 std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan&, Rendezvous&, const NcclOptions&) { none(); }
 
-Unpipelined run_unpipelined_on_gpu(const TrainingPlan&, const TrainingData&, std::uint64_t, const GpuOptions&,
-                                   const NamedGradients&) {
+Unpipelined run_unpipelined_on_gpu(const TrainingPlan&, const TrainingData&, std::uint64_t,
+                                   const GpuOptions&) {
   none();
 }
 

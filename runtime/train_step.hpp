@@ -1,6 +1,5 @@
 // One training step as every worker does it: data, the schedule, clipping, the optimizer.
 #pragma once
-#include "runtime/executor.hpp"
 #include "runtime/training_data.hpp"
 #include "runtime/worker.hpp"
 
@@ -18,14 +17,13 @@ struct StepResult {
 
 /// Loads the worker's data of the `step`-th step (from 1) and runs its program: afterwards its gradients are
 /// the sums over all owners. Every worker calls it.
-void run_schedule(Worker& worker, const TrainingData& data, std::uint64_t step, Progress* progress = nullptr);
+void run_schedule(Worker& worker, const TrainingData& data, std::uint64_t step);
 
 /// run_schedule, then the losses and the gradients' norm of all workers together.
 StepResult forward_and_backward(Worker& worker, const TrainingPlan& plan, const TrainingData& data,
-                                std::uint64_t step, Progress* progress = nullptr);
+                                std::uint64_t step);
 
 /// forward_and_backward, then the optimizer with the gradients clipped to Optimizer::clip_norm.
-StepResult train_step(Worker& worker, const TrainingPlan& plan, const TrainingData& data, std::uint64_t step,
-                      Progress* progress = nullptr);
+StepResult train_step(Worker& worker, const TrainingPlan& plan, const TrainingData& data, std::uint64_t step);
 
 }  // namespace plumb

@@ -26,10 +26,6 @@ class StageParameters {
   /// Each with its weights and its gradients.
   std::vector<layers::Parameter> all() const;
   std::span<float> gradients() const { return {gradients_.as<float>(), elements_}; }
-  /// Of weights, gradients and optimizer state each.
-  Bytes weight_bytes() const { return weights_.bytes(); }
-  Bytes gradient_bytes() const { return gradients_.bytes(); }
-  Bytes optimizer_bytes() const { return {masters_.bytes().count * 3}; }
 
   void initialise(const layers::Lane& lane, std::uint64_t seed);
   void clear_gradients(const layers::Lane& lane);

@@ -1,10 +1,6 @@
-
 #include "runtime/gpu_workers.hpp"
 #include "runtime/together.hpp"
 #include "runtime/train_step.hpp"
-#include "schedules/ir/error.hpp"
-
-#include <algorithm>
 
 namespace plumb {
 namespace {
@@ -23,31 +19,14 @@ LoweredSchedule one_by_one(std::uint32_t microbatches) {
   return schedule;
 }
 
-void set_weights(Worker& worker, const std::vector<ParameterSpec>& parameters,
-                 const NamedGradients& weights) {
-  StageState state = worker.state(Stage{0});
-  for (const ParameterSpec& parameter : parameters) {
-    const auto given = weights.find(parameter.name);
-    if (given == weights.end()) continue;
-    PLUMB_CHECK(given->second.size() == parameter.elements());
-    std::copy(given->second.begin(), given->second.end(),
-              state.weights.begin() + static_cast<std::ptrdiff_t>(parameter.offset));
-  }
-  worker.set_state(Stage{0}, state);
-}
-
 }  // namespace
 
-void require_gpu_workers() {}  // they are here
-
 Unpipelined run_unpipelined_on_gpu(const TrainingPlan& plan, const TrainingData& data, std::uint64_t step,
-                                   const GpuOptions& options, const NamedGradients& weights) {
+                                   const GpuOptions& options) {
   TrainingPlan whole = plan;
   whole.layout = unpipelined(plan.model, plan.layout);
   whole.schedule = one_by_one(plan.schedule.microbatches * plan.schedule.data_parallel);
   std::vector<std::unique_ptr<Worker>> workers = make_gpu_workers(whole, options);
-  if (!weights.empty())
-    set_weights(*workers.front(), stage_parameters(whole.model, whole.layout.stages[0]), weights);
   run_together(workers, [&](Worker& worker) { run_schedule(worker, data, step); });
   Unpipelined result;
   for (const auto& [microbatch, loss] : workers.front()->losses()) result.losses.push_back(loss);
