@@ -1,6 +1,7 @@
 #include "runtime/checkpoint.hpp"
 
 #include "schedules/ir/error.hpp"
+#include "schedules/model/parameters.hpp"
 
 #include <algorithm>
 #include <cerrno>

@@ -6,6 +6,7 @@
 // A checkpoint is written as step-00000012.part beside the others, flushed to the disk and renamed when all
 // of it is there: whatever happens in between, what is called a checkpoint is a whole one.
 #pragma once
+#include "runtime/training_plan.hpp"
 #include "runtime/worker.hpp"
 
 #include <cstdint>

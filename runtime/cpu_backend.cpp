@@ -6,6 +6,7 @@
 #include "runtime/cpu_transport.hpp"
 #include "runtime/reference/stage.hpp"
 #include "schedules/ir/error.hpp"
+#include "schedules/model/parameters.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,7 @@
 // Ranks on the CPU, as threads of one process or as processes, with real arithmetic in float32: what a GPU
 // has to reproduce, and what runs in CI.
 #pragma once
+#include "runtime/training_plan.hpp"
 #include "runtime/worker.hpp"
 
 #include <functional>

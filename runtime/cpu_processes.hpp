@@ -2,7 +2,7 @@
 // try how a job of many nodes is launched, or how it ends when one of them fails.
 #pragma once
 #include "runtime/cpu_transport.hpp"
-#include "runtime/worker.hpp"
+#include "runtime/training_plan.hpp"
 
 #include <memory>
 

@@ -1,7 +1,7 @@
 // CPU ranks as threads of one process: messages are copies in its memory.
 #pragma once
 #include "runtime/cpu_transport.hpp"
-#include "runtime/worker.hpp"
+#include "runtime/training_plan.hpp"
 
 #include <memory>
 #include <vector>

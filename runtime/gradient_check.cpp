@@ -2,6 +2,7 @@
 
 #include "runtime/reference/stage.hpp"
 #include "schedules/ir/error.hpp"
+#include "schedules/model/parameters.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -2,6 +2,7 @@
 // model in one piece.
 #pragma once
 #include "runtime/training_data.hpp"
+#include "runtime/training_plan.hpp"
 #include "runtime/worker.hpp"
 
 #include <map>

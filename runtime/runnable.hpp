@@ -1,6 +1,6 @@
 // What can be simulated but not run.
 #pragma once
-#include "runtime/worker.hpp"
+#include "runtime/training_plan.hpp"
 
 namespace plumb {
 

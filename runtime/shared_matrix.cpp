@@ -1,6 +1,7 @@
 #include "runtime/shared_matrix.hpp"
 
 #include "schedules/ir/error.hpp"
+#include "schedules/model/parameters.hpp"
 
 #include <algorithm>
 

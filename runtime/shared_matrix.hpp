@@ -1,7 +1,7 @@
 // A head that is tied to its embedding: the first and the last stage hold the same matrix, and when a step
 // ends the gradient of each is the sum of both.
 #pragma once
-#include "runtime/worker.hpp"
+#include "runtime/training_plan.hpp"
 
 #include <vector>
 

@@ -1,6 +1,7 @@
 // One training step as every worker does it: data, the schedule, clipping, the optimizer.
 #pragma once
 #include "runtime/training_data.hpp"
+#include "runtime/training_plan.hpp"
 #include "runtime/worker.hpp"
 
 #include <cstdint>

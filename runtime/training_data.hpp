@@ -2,6 +2,8 @@
 // cut into another number of ranks, sees the same.
 #pragma once
 #include "runtime/worker.hpp"
+#include "schedules/model/layout.hpp"
+#include "schedules/model/model_shape.hpp"
 
 #include <cstdint>
 #include <string>

@@ -1,42 +1,13 @@
 // A rank that trains: beside running its program it holds weights, takes data and steps its optimizer.
 #pragma once
 #include "runtime/backend.hpp"
-#include "schedules/ir/lower.hpp"
-#include "schedules/model/layout.hpp"
-#include "schedules/model/model_shape.hpp"
-#include "schedules/model/parameters.hpp"
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
 namespace plumb {
-
-/// AdamW (arXiv 1711.05101) in float32 on float32 master weights.
-struct Optimizer {
-  double learning_rate = 3e-4;
-  double beta_1 = 0.9;
-  double beta_2 = 0.95;
-  double epsilon = 1e-8;
-  double weight_decay = 0.1;  // of matrices
-  double clip_norm = 1.0;     // of all gradients together; 0: not clipped
-  bool operator==(const Optimizer&) const = default;
-};
-
-/// Everything that decides what a run computes. One worker a rank and data-parallel copy.
-struct TrainingPlan {
-  LoweredSchedule schedule;  // its data_parallel is the number of copies
-  ModelShape model;
-  Layout layout;  // its stages are the schedule's
-  std::uint64_t seed = 1;
-  Optimizer optimizer;
-  /// How long a worker may wait for others, in a step or between steps, before it gives up naming whom it
-  /// waits for.
-  Duration deadline{60'000'000'000};
-  ArenaOptions arena;
-};
 
 /// One microbatch on the host. A transformer's: `tokens` and what follows each, [micro_batch_size x
 /// sequence]; an mlp's: `input` and `target`, [tokens x hidden].
@@ -91,11 +62,5 @@ class Worker : public Backend {
   /// Together: the sums over all workers, added up in the order of copies and ranks.
   virtual void sum(std::span<double> values) = 0;
 };
-
-/// The loss's gradient is scaled so that the summed gradients are those of the mean over all microbatches of
-/// all copies: 1 / (microbatches x data_parallel), beside the mean over a microbatch's elements.
-inline double loss_scale(const TrainingPlan& plan) {
-  return 1.0 / (static_cast<double>(plan.schedule.microbatches) * plan.schedule.data_parallel);
-}
 
 }  // namespace plumb

@@ -1,6 +1,6 @@
 // What a run would put where, worked out before any device is touched.
 #pragma once
-#include "runtime/worker.hpp"
+#include "runtime/training_plan.hpp"
 #include "tools/console.hpp"
 
 #include <functional>

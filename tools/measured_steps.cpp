@@ -7,6 +7,7 @@
 #include "runtime/gpu_workers.hpp"
 #include "runtime/launch/last_word.hpp"
 #include "runtime/record_exchange.hpp"
+#include "runtime/step_record.hpp"
 #include "runtime/together.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"

@@ -1,6 +1,7 @@
 // Steps of a schedule that really run, timed: the other half of a prediction.
 #pragma once
 #include "runtime/gpu_workers.hpp"
+#include "runtime/training_plan.hpp"
 #include "runtime/worker.hpp"
 #include "sim/report.hpp"
 #include "tools/rank_processes.hpp"

@@ -2,7 +2,7 @@
 #pragma once
 #include "runtime/executor_overhead.hpp"
 #include "runtime/gradient_check.hpp"
-#include "runtime/worker.hpp"
+#include "runtime/training_plan.hpp"
 #include "schedules/ir/memory_profile.hpp"
 #include "schedules/ir/timeline.hpp"
 #include "sim/report.hpp"

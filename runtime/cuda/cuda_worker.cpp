@@ -12,6 +12,7 @@
 #include "runtime/shared_matrix.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
+#include "schedules/model/parameters.hpp"
 
 #include <algorithm>
 #include <chrono>

@@ -5,6 +5,7 @@
 #include "runtime/device/memory_meter.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
+#include "schedules/model/parameters.hpp"
 
 #include <algorithm>
 #include <bit>

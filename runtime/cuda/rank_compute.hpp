@@ -9,6 +9,7 @@
 #include "runtime/layers/matmul.hpp"
 #include "runtime/layers/model_stage.hpp"
 #include "runtime/rank_program.hpp"
+#include "runtime/training_plan.hpp"
 #include "runtime/worker.hpp"
 
 #include <array>

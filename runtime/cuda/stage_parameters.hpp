@@ -3,6 +3,7 @@
 #include "runtime/device/buffer.hpp"
 #include "runtime/layers/model_stage.hpp"
 #include "runtime/layers/tensor.hpp"
+#include "runtime/training_plan.hpp"
 #include "runtime/worker.hpp"
 #include "schedules/model/parameters.hpp"
 

@@ -3,6 +3,7 @@
 #include "runtime/executor.hpp"
 
 #include "runtime/fake_backend.hpp"
+#include "runtime/step_record.hpp"
 #include "schedules/generators/generator.hpp"
 #include "schedules/ir/liveness.hpp"
 #include "sim/memory.hpp"

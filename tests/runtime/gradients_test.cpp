@@ -5,6 +5,7 @@
 #include "runtime/together.hpp"
 #include "runtime/train_step.hpp"
 #include "schedules/model/layer_costs.hpp"
+#include "schedules/model/parameters.hpp"
 #include "tests/schedules/generators/shapes.hpp"
 #include "tests/support/adds_in_order.hpp"
 #include "tests/support/training.hpp"

@@ -7,6 +7,7 @@
 #include "runtime/together.hpp"
 #include "runtime/train_step.hpp"
 #include "schedules/ir/error.hpp"
+#include "schedules/model/parameters.hpp"
 
 #include <cmath>
 #include <csignal>

@@ -1,6 +1,6 @@
 // Small models to train in tests.
 #pragma once
-#include "runtime/worker.hpp"
+#include "runtime/training_plan.hpp"
 #include "schedules/generators/generator.hpp"
 
 #include <cstdint>

@@ -3,11 +3,11 @@
 #include "runtime/gpu_workers.hpp"
 
 #include "runtime/checkpoint.hpp"
-#include "runtime/executor.hpp"
 #include "runtime/together.hpp"
 #include "schedules/generators/generator.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
+#include "schedules/model/parameters.hpp"
 #include "tests/runtime/cuda/team.hpp"
 #include "tests/support/adds_in_order.hpp"
 

@@ -1,6 +1,7 @@
 #include "tests/runtime/cuda/team.hpp"
 
 #include "runtime/executor.hpp"
+#include "runtime/step_record.hpp"
 #include "runtime/together.hpp"
 #include "schedules/generators/generator.hpp"
 #include "schedules/ir/error.hpp"

@@ -2,6 +2,7 @@
 #pragma once
 #include "runtime/gradient_check.hpp"
 #include "runtime/training_data.hpp"
+#include "runtime/training_plan.hpp"
 #include "runtime/worker.hpp"
 #include "schedules/ir/timeline.hpp"
 

@@ -3,6 +3,7 @@
 #include "runtime/executor.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/record_exchange.hpp"
+#include "runtime/step_record.hpp"
 #include "schedules/generators/generator.hpp"
 #include "schedules/ir/error.hpp"
 #include "tests/runtime/cuda/team.hpp"
