@@ -2,7 +2,7 @@
 
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
-#include "runtime/device/memory_meter.hpp"
+#include "runtime/device/memory_state.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
 #include "schedules/model/parameters.hpp"

@@ -54,14 +54,7 @@ StageParameters::StageParameters(std::vector<ParameterSpec> specs, DataType type
 }
 
 std::vector<layers::Parameter> StageParameters::all() const {
-  std::vector<layers::Parameter> all;
-  for (const ParameterSpec& spec : specs_) {
-    all.push_back(
-        {spec.name,
-         {weights_.as<std::byte>() + spec.offset * layers::bytes_of(type_), type_, spec.rows, spec.columns},
-         {gradients_.as<float>() + spec.offset, DataType::fp32, spec.rows, spec.columns}});
-  }
-  return all;
+  return layers::stage_tensors(specs_, type_, weights_.data(), gradients_.as<float>());
 }
 
 void StageParameters::initialise(const layers::Lane& lane, std::uint64_t seed) {

@@ -7,12 +7,14 @@
 #include "runtime/layers/head_norm.hpp"
 #include "runtime/layers/loss.hpp"
 #include "schedules/ir/error.hpp"
+#include "schedules/model/parameters.hpp"
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -100,18 +102,6 @@ void refuse(bool unsupported, const char* what) {
 }
 
 }  // namespace
-
-std::vector<Parameter> stage_tensors(std::span<const ParameterSpec> specs, DataType type, void* weights,
-                                     float* gradients) {
-  std::vector<Parameter> parameters;
-  for (const ParameterSpec& spec : specs) {
-    void* place = static_cast<std::byte*>(weights) + spec.offset * bytes_of(type);
-    parameters.push_back({spec.name,
-                          {place, type, spec.rows, spec.columns},
-                          {gradients + spec.offset, DataType::fp32, spec.rows, spec.columns}});
-  }
-  return parameters;
-}
 
 struct ModelStage::Implementation {
   ModelShape model;

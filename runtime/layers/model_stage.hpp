@@ -6,32 +6,19 @@
 #include "runtime/layers/launching.hpp"
 #include "runtime/layers/matmul.hpp"
 #include "runtime/layers/norm.hpp"
+#include "runtime/layers/parameter.hpp"
 #include "runtime/layers/scratch.hpp"
 #include "runtime/layers/tensor.hpp"
 #include "schedules/ir/ids.hpp"
 #include "schedules/ir/op.hpp"
 #include "schedules/model/layout.hpp"
 #include "schedules/model/model_shape.hpp"
-#include "schedules/model/parameters.hpp"
 
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
-#include <vector>
 
 namespace plumb::layers {
-
-/// A tensor of parameters in the stage's type, and its gradient in float32, to which a backward adds.
-struct Parameter {
-  std::string name;  // `layers.3.qkv.weight` …
-  Tensor weights;
-  Tensor gradients;
-};
-
-/// The parameters of a stage in flat blocks, in the order of schedules/model/parameters.
-std::vector<Parameter> stage_tensors(std::span<const ParameterSpec> specs, DataType type, void* weights,
-                                     float* gradients);
 
 /// Of one microbatch. The kept tensors are those of schedules/model/layer_costs, to the byte where each is a
 /// multiple of sixteen bytes.

@@ -6,7 +6,7 @@
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/event.hpp"
 #include "runtime/device/green_context.hpp"
-#include "runtime/device/memory_meter.hpp"
+#include "runtime/device/memory_state.hpp"
 #include "runtime/device/stream.hpp"
 #include "schedules/ir/error.hpp"
 #include "tests/runtime/fake_device/queue.hpp"

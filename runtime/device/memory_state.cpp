@@ -1,4 +1,4 @@
-#include "runtime/device/memory_meter.hpp"
+#include "runtime/device/memory_state.hpp"
 
 #include "runtime/device/check.hpp"
 
