@@ -40,6 +40,34 @@ double squared_residual(double fitted, const Point& p) {
   return r * r;
 }
 
+// More bytes never take less time: the never falling points with the least sum of squared relative residuals.
+// Neighbours that fall become one level, their common mean, until none falls (pooled adjacent violators), so
+// one that was measured too high lifts nobody behind it but by its share.
+std::vector<Point> rising(const std::vector<Point>& points) {
+  struct Level {
+    double weighted = 0, weight = 0;  // of y by 1 / y^2
+    std::size_t count = 0;
+    double y() const { return weighted / weight; }
+  };
+  std::vector<Level> levels;
+  for (const Point& p : points) {
+    levels.push_back({1 / p.y, 1 / (p.y * p.y), 1});
+    while (levels.size() > 1 && levels[levels.size() - 2].y() >= levels.back().y()) {
+      const Level last = levels.back();
+      levels.pop_back();
+      levels.back().weighted += last.weighted;
+      levels.back().weight += last.weight;
+      levels.back().count += last.count;
+    }
+  }
+  std::vector<Point> out = points;
+  std::size_t k = 0;
+  for (const Level& level : levels) {
+    for (std::size_t i = 0; i < level.count; ++i) out[k++].y = level.y();
+  }
+  return out;
+}
+
 // For each number of pieces, the knots (indices of points, first and last among them) that leave the least
 // sum of squared residuals when the pieces run through the measured points. [pieces - 1]
 std::vector<std::vector<std::size_t>> best_knots(const std::vector<Point>& points, std::size_t most) {
@@ -108,9 +136,8 @@ std::vector<Point> fitted_heights(const std::vector<Point>& points, const std::v
     const double rest = k + 1 < n ? above[k] * out[k + 1].y : 0;
     out[k] = {points[knots[k]].x, (right[k] - rest) / diagonal[k]};
   }
-  // More bytes never take less time.
-  for (std::size_t k = 0; k < n; ++k) out[k].y = std::max({1.0, out[k].y, k > 0 ? out[k - 1].y : 0.0});
-  return out;
+  for (Point& knot : out) knot.y = std::max(1.0, knot.y);
+  return rising(out);
 }
 
 LinkFit rounded(const std::vector<Point>& knots) {
@@ -146,10 +173,11 @@ std::uint32_t median_ppm(std::vector<double> ratios) {
 LinkFit pieces_through(const std::vector<Point>& points, const FitOptions& options) {
   if (points.size() == 1) return rounded(points);
   const std::size_t most = std::min<std::size_t>(std::max(1u, options.segments), points.size() - 1);
+  const std::vector<Point> target = rising(points);
   LinkFit fit;
-  for (const auto& knots : best_knots(points, most)) {
-    fit = rounded(fitted_heights(points, knots));
-    if (worst_ppm(residuals(fit, points)) <= ppm(options.tolerance)) break;
+  for (const auto& knots : best_knots(target, most)) {
+    fit = rounded(fitted_heights(target, knots));
+    if (worst_ppm(residuals(fit, target)) <= ppm(options.tolerance)) break;
   }
   return fit;
 }

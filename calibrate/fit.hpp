@@ -43,9 +43,10 @@ struct FitOptions {
 
 /// The fit with the fewest pieces whose worst residual is within the tolerance, or with the most pieces
 /// allowed. The knots' places are the best there are (dynamic programming over the measured sizes, squared
-/// relative residuals), their heights a least-squares fit. Ragged sizes only say how much more they take: the
-/// median, if there is any other size. Points in any order; several of one size count as
-/// their median. At least one point; with one size it is constant. Throws nothing.
+/// relative residuals), their heights a least-squares fit to what never falls and is nearest to the points.
+/// Ragged sizes only say how much more they take: the median, if there is any other size. Points in any
+/// order; several of one size count as their median. At least one point; with one size it is constant. Throws
+/// nothing.
 LinkFit fit_link(std::span<const SizedDuration> points, const FitOptions& options = {});
 
 /// |predicted - measured| / measured of each size but the smallest and the largest, by a fit that never saw

@@ -119,6 +119,14 @@ TEST(Fit, MoreBytesNeverTakeLessTime) {
   EXPECT_GT(fit.worst_residual_ppm, 0u) << "what the fit can't follow shows in its residual";
 }
 
+// Four sizes, the first measured twice as long as the others: the level with the least squared relative
+// residuals is (1/40 + 3/20) / (1/40^2 + 3/20^2) = 21.54, not 40 for all that comes behind it.
+TEST(Fit, ASizeThatWasMeasuredTooHighLiftsNobodyBehindItButByItsShare) {
+  const LinkFit fit = fit_link(std::vector<SizedDuration>{
+      {{1000}, {40'000}}, {{2000}, {20'000}}, {{4000}, {20'000}}, {{8000}, {20'000}}});
+  for (const std::int64_t size : {1000, 3000, 8000}) EXPECT_EQ(duration_at(fit, {size}).duration.ns, 21'538);
+}
+
 TEST(Fit, ALinkSaysWhatTheFitSays) {
   std::mt19937 random(4);
   const LinkFit fit = fit_link(doubling(256, 1 << 26, 0.02, random));
