@@ -9,7 +9,7 @@
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/json_document.hpp"
-#include "schedules/ir/schedule_file.hpp"
+#include "schedules/ir/input.hpp"
 #include "schedules/model/layer_costs.hpp"
 #include "tools/command.hpp"
 #include "tools/interrupt.hpp"

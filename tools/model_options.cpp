@@ -2,7 +2,7 @@
 
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/nearest.hpp"
-#include "schedules/ir/schedule_file.hpp"
+#include "schedules/ir/input.hpp"
 
 #include <algorithm>
 #include <filesystem>

@@ -3,6 +3,7 @@
 #include "schedules/ir/check.hpp"
 #include "schedules/ir/costs_file.hpp"
 #include "schedules/ir/error.hpp"
+#include "schedules/ir/input.hpp"
 #include "schedules/ir/schedule_file.hpp"
 #include "sim/estimate.hpp"
 

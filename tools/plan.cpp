@@ -3,7 +3,8 @@
 
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/json_document.hpp"
-#include "schedules/ir/schedule_file.hpp"
+#include "schedules/ir/pytorch_csv.hpp"
+#include "schedules/ir/schedule_json.hpp"
 #include "sim/chrome_trace.hpp"
 #include "sim/estimate.hpp"
 #include "sim/report_json.hpp"

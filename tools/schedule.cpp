@@ -1,5 +1,7 @@
 // plumb schedule: writes a named schedule as JSON, PyTorch CSV or text.
-#include "schedules/ir/schedule_file.hpp"
+#include "schedules/ir/pytorch_csv.hpp"
+#include "schedules/ir/schedule_json.hpp"
+#include "schedules/ir/schedule_text.hpp"
 #include "tools/command.hpp"
 #include "tools/options.hpp"
 

@@ -2,7 +2,7 @@
 
 #include "schedules/ir/costs_file.hpp"
 #include "schedules/ir/error.hpp"
-#include "schedules/ir/schedule_file.hpp"
+#include "schedules/ir/input.hpp"
 #include "sim/estimate.hpp"
 #include "tools/planner/common_clock.hpp"
 #include "tools/planner/shared_sockets.hpp"

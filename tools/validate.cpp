@@ -4,7 +4,7 @@
 #include "runtime/training_data.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/liveness.hpp"
-#include "schedules/ir/schedule_file.hpp"
+#include "schedules/ir/input.hpp"
 #include "schedules/ir/timeline_file.hpp"
 #include "schedules/model/parameters.hpp"
 #include "sim/chrome_trace.hpp"

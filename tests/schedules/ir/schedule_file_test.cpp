@@ -1,4 +1,6 @@
 #include "schedules/ir/schedule_file.hpp"
+#include "schedules/ir/schedule_json.hpp"
+#include "schedules/ir/schedule_text.hpp"
 
 #include "schedules/ir/error.hpp"
 
