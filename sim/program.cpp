@@ -35,9 +35,9 @@ class Links {
 
 // Numbers the recipes: those of single ops by stage and kind, behind them the pairs in the order in which
 // they are first met.
-class Recipes {
+class RecipeNumbers {
  public:
-  Recipes(std::size_t stages, std::vector<plumb::Action>& pairs)
+  RecipeNumbers(std::size_t stages, std::vector<plumb::Action>& pairs)
       : stages_(static_cast<std::uint32_t>(stages)), pairs_(pairs) {}
   std::uint32_t operator()(const plumb::Action& action) {
     if (action.is_pair()) return 4 * stages_ + pair(action);
@@ -73,7 +73,7 @@ Program compile(const LoweredSchedule& schedule, const Dag& dag, const Execution
   for (const LoweredRank& rank : schedule.per_rank) items += rank.steps.size() + 2 * rank.messages.size();
   program.items.reserve(items);
   Links links(options.duplex);
-  Recipes recipes(dag.alone.size(), program.pairs);
+  RecipeNumbers recipes(dag.alone.size(), program.pairs);
   const auto push = [&](Program::Kind kind, std::uint32_t message) {
     program.items.push_back({(static_cast<std::uint32_t>(kind) << 28) | message});
   };

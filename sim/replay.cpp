@@ -112,26 +112,29 @@ void replay(const Dag& dag, std::span<std::int64_t> ends) {
   PLUMB_CHECK(done == dag.nodes.size());
 }
 
-Replay::Replay(const LoweredSchedule& schedule, const CostModel& cost, const ExecutionOptions& options) {
-  const Dag dag = build_dag(schedule, cost, options);
-  const std::size_t size = dag.nodes.size();
-  index_.resize(dag.ranks());
-  for (std::uint32_t r = 0; r < dag.ranks(); ++r) index_[r].resize(dag.rank_begin[r + 1] - dag.rank_begin[r]);
+namespace {
 
-  // Rank by rank in turn, one action a turn: an action's predecessors stand about as many places before it as
-  // there are ranks, so they are still in the nearest cache.
+// All nodes, each behind what it waits for.
+struct Order {
+  std::vector<std::uint32_t> nodes;    // in order
+  std::vector<std::uint32_t> place;    // [node] in the order
+  std::vector<std::uint32_t> rank_of;  // [node]
+};
+
+// Rank by rank in turn, one action a turn: an action's predecessors stand about as many places before it as
+// there are ranks, so they are still in the nearest cache.
+Order round_robin(const Dag& dag) {
+  const std::size_t size = dag.nodes.size();
   constexpr std::uint32_t unplaced = Dag::none;
-  std::vector<std::uint32_t> place(size, unplaced);  // [node]
-  std::vector<std::uint32_t> order;
-  order.reserve(size);
+  Order order{{}, std::vector<std::uint32_t>(size, unplaced), std::vector<std::uint32_t>(size)};
+  order.nodes.reserve(size);
   std::vector<std::uint32_t> next(dag.rank_begin.begin(), dag.rank_begin.end() - 1);
   std::vector<std::vector<std::uint32_t>> waiters(dag.ranks());  // [rank that is waited for]
-  std::vector<std::uint32_t> rank_of(size);
-  for (std::uint32_t r = 0; r < dag.ranks(); ++r) {
-    std::fill(rank_of.begin() + dag.rank_begin[r], rank_of.begin() + dag.rank_begin[r + 1], r);
-  }
   std::deque<std::uint32_t> turn;
-  for (std::uint32_t r = 0; r < dag.ranks(); ++r) turn.push_back(r);
+  for (std::uint32_t r = 0; r < dag.ranks(); ++r) {
+    std::fill(order.rank_of.begin() + dag.rank_begin[r], order.rank_of.begin() + dag.rank_begin[r + 1], r);
+    turn.push_back(r);
+  }
   while (!turn.empty()) {
     const std::uint32_t r = turn.front();
     turn.pop_front();
@@ -139,20 +142,31 @@ Replay::Replay(const LoweredSchedule& schedule, const CostModel& cost, const Exe
     if (n == dag.rank_begin[r + 1]) continue;
     std::uint32_t missing = Dag::none;
     for (const std::uint32_t input : dag.nodes[n].input) {
-      if (input != Dag::none && place[input] == unplaced) missing = input;
+      if (input != Dag::none && order.place[input] == unplaced) missing = input;
     }
     if (missing != Dag::none) {
-      waiters[rank_of[missing]].push_back(r);
+      waiters[order.rank_of[missing]].push_back(r);
       continue;
     }
-    place[n] = static_cast<std::uint32_t>(order.size());
-    order.push_back(n);
+    order.place[n] = static_cast<std::uint32_t>(order.nodes.size());
+    order.nodes.push_back(n);
     ++next[r];
     turn.push_back(r);
     turn.insert(turn.end(), waiters[r].begin(), waiters[r].end());
     waiters[r].clear();
   }
-  PLUMB_CHECK(order.size() == size);
+  PLUMB_CHECK(order.nodes.size() == size);
+  return order;
+}
+
+}  // namespace
+
+Replay::Replay(const LoweredSchedule& schedule, const CostModel& cost, const ExecutionOptions& options) {
+  const Dag dag = build_dag(schedule, cost, options);
+  const std::size_t size = dag.nodes.size();
+  index_.resize(dag.ranks());
+  for (std::uint32_t r = 0; r < dag.ranks(); ++r) index_[r].resize(dag.rank_begin[r + 1] - dag.rank_begin[r]);
+  const auto [order, place, rank_of] = round_robin(dag);
 
   previous_.reserve(size);
   input_.reserve(size);
