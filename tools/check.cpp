@@ -1,6 +1,6 @@
 // plumb check: is it a schedule at all? Exit 1 if not, with everything that is wrong.
-#include "schedules/ir/json_document.hpp"
 #include "schedules/ir/input.hpp"
+#include "schedules/ir/json_document.hpp"
 #include "schedules/ir/schedule_file.hpp"
 #include "tools/command.hpp"
 #include "tools/options.hpp"

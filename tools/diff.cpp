@@ -1,7 +1,7 @@
 // plumb diff: subtracts two reports, or two timelines span by span.
 #include "schedules/ir/error.hpp"
-#include "schedules/ir/json_document.hpp"
 #include "schedules/ir/input.hpp"
+#include "schedules/ir/json_document.hpp"
 #include "schedules/ir/timeline_file.hpp"
 #include "sim/idle.hpp"
 #include "sim/live_activations.hpp"

@@ -1,8 +1,8 @@
 #include "tools/model_options.hpp"
 
 #include "schedules/ir/error.hpp"
-#include "schedules/ir/nearest.hpp"
 #include "schedules/ir/input.hpp"
+#include "schedules/ir/nearest.hpp"
 
 #include <algorithm>
 #include <filesystem>

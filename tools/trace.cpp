@@ -1,7 +1,7 @@
 // plumb trace: a Chrome trace of a simulated schedule, or of a timeline that was written earlier.
 #include "schedules/ir/error.hpp"
-#include "schedules/ir/json_document.hpp"
 #include "schedules/ir/input.hpp"
+#include "schedules/ir/json_document.hpp"
 #include "schedules/ir/timeline_file.hpp"
 #include "sim/chrome_trace.hpp"
 #include "tools/command.hpp"

@@ -1,8 +1,8 @@
 #include "schedules/ir/schedule_file.hpp"
-#include "schedules/ir/schedule_json.hpp"
-#include "schedules/ir/schedule_text.hpp"
 
 #include "schedules/ir/error.hpp"
+#include "schedules/ir/schedule_json.hpp"
+#include "schedules/ir/schedule_text.hpp"
 
 #include <sstream>
 
