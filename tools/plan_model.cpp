@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <set>
 #include <utility>
 
@@ -246,61 +247,66 @@ render::Table sensitivity_table(const std::vector<Sensitivity>& all, Duration st
   return table;
 }
 
-// Everything a person needs of a plan, in one folder.
-void write_folder(Console& console, const PlanJob& job, const PlanCommon& common,
-                  const SearchResult& result) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  fs::create_directories(common.out, error);
-  if (error) throw BadInput(common.out, fmt::format("cannot be made: {}", error.message()));
-  const auto in_folder = [&](const char* file) { return (fs::path(common.out) / file).string(); };
-  write_output(console, in_folder("plan.json"), [&](std::ostream& out) { print_json(out, job, result); });
-  const Selection shown = select(result);
+// What is pictured: the first plan, and the next ones with other schedules.
+class Pictured {
+ public:
+  Pictured(const PlanJob& job, const SearchResult& result) {
+    constexpr std::size_t most = 3;
+    std::set<const Generator*> seen;
+    for (const LayoutPlan& plan : result.plans) {
+      if (steps_.size() == most) break;
+      if (!seen.insert(plan.generator).second) continue;
+      LoweredSchedule schedule =
+          make_lowered(*plan.generator, plan.shape, {job.request.placement, plan.layout.parallelism.data});
+      Prediction prediction =
+          predict(schedule, job.costs(plan.layout), job.request.execution, Detail::actions);
+      steps_.push_back({std::move(schedule), std::move(prediction),
+                        fmt::format("{}, {}", name_of(plan), to_text(plan.layout, plan.shape))});
+    }
+  }
+  const LoweredSchedule& first_schedule() const { return steps_.front().schedule; }
+  const Prediction& first_prediction() const { return steps_.front().prediction; }
+  std::vector<render::ReportInput> inputs() const {
+    std::vector<render::ReportInput> out;
+    for (const Step& step : steps_) {
+      const Prediction& p = step.prediction;
+      out.push_back({p.report, &p.timeline, &p.memory, step.title});
+    }
+    return out;
+  }
 
-  // Pictures of the first plan and of the next ones with other schedules.
-  constexpr std::size_t pictured = 3;
-  std::vector<std::size_t> drawn;
-  std::set<const Generator*> seen;
-  for (std::size_t i = 0; i < result.plans.size() && drawn.size() < pictured; ++i) {
-    if (seen.insert(result.plans[i].generator).second) drawn.push_back(i);
-  }
-  std::vector<LoweredSchedule> schedules;
-  std::vector<Prediction> predictions;
-  std::vector<std::string> titles;
-  for (const std::size_t i : drawn) {
-    const LayoutPlan& plan = result.plans[i];
-    schedules.push_back(
-        make_lowered(*plan.generator, plan.shape, {job.request.placement, plan.layout.parallelism.data}));
-    predictions.push_back(
-        predict(schedules.back(), job.costs(plan.layout), job.request.execution, Detail::actions));
-    titles.push_back(fmt::format("{}, {}", name_of(plan), to_text(plan.layout, plan.shape)));
-  }
-  std::vector<render::ReportInput> inputs;
-  for (std::size_t k = 0; k < drawn.size(); ++k) {
-    inputs.push_back({predictions[k].report, &predictions[k].timeline, &predictions[k].memory, titles[k]});
-  }
-  const LayoutPlan& best = result.plans.front();
-  const CostModel cost = job.costs(best.layout);
+ private:
+  struct Step {
+    LoweredSchedule schedule;
+    Prediction prediction;
+    std::string title;
+  };
+  std::vector<Step> steps_;
+};
+
+// `first`: the first plan's schedule.
+Page page_of(const PlanJob& job, const SearchResult& result, const LoweredSchedule& first) {
+  const Selection shown = select(result);
+  const CostModel cost = job.costs(result.plans.front().layout);
   Page page;
   page.title = job.title();
-  page.sections.push_back({"The fastest plans",
-                           fmt::format("{}; costs {}.", job.setting(), job.where_costs_are_from()),
-                           table_of(job, result, shown.best)});
-  if (!shown.schedules.empty()) {
-    page.sections.push_back(
-        {"The fastest of each other schedule", "", table_of(job, result, shown.schedules)});
-  }
-  page.sections.push_back(
-      {"Time against memory", "Nothing is both as fast and as small.", table_of(job, result, shown.front)});
-  page.sections.push_back(
-      {"What the first plan hangs on",
-       "Its step, simulated again with one kind of cost a tenth shorter and a tenth longer.",
-       sensitivity_table(sensitivity(schedules.front(), cost, job.request.execution), best.step_time())});
-  page.sections.push_back({"Ruled out", "", refused_table(result)});
+  const auto add = [&](std::string title, std::string text, render::Table table) {
+    page.sections.push_back({std::move(title), std::move(text), std::move(table)});
+  };
+  add("The fastest plans", fmt::format("{}; costs {}.", job.setting(), job.where_costs_are_from()),
+      table_of(job, result, shown.best));
+  if (!shown.schedules.empty())
+    add("The fastest of each other schedule", "", table_of(job, result, shown.schedules));
+  add("Time against memory", "Nothing is both as fast and as small.", table_of(job, result, shown.front));
+  add("What the first plan hangs on",
+      "Its step, simulated again with one kind of cost a tenth shorter and a tenth longer.",
+      sensitivity_table(sensitivity(first, cost, job.request.execution), result.plans.front().step_time()));
+  add("Ruled out", "", refused_table(result));
   render::Table sources;
   sources.head = {"figure", "source"};
   for (const auto& [figure, source] : cost.sources) sources.rows.push_back({figure, source});
-  page.sections.push_back({"Where the figures come from", "", sources});
+  add("Where the figures come from", "", sources);
+
   for (const std::size_t i : shown.front) {
     const LayoutPlan& plan = result.plans[i];
     const Parallelism& parallelism = plan.layout.parallelism;
@@ -313,21 +319,40 @@ void write_folder(Console& console, const PlanJob& job, const PlanCommon& common
     const LayoutPlan& plan = result.plans[i];
     page.points.push_back({std::string(plan.generator->name), plan.step_time(), 0, plan.peak});
   }
-  write_documents(console, {{in_folder("report.md"), in_folder("report.html")}, in_folder("picture.svg")},
-                  page, inputs);
-  write_output(console, in_folder("trace.json"), [&](std::ostream& out) {
-    write_chrome_trace(out, {{predictions.front().timeline, &predictions.front().memory, ""}});
+  return page;
+}
+
+// Everything a person needs of a plan, in one folder.
+void write_folder(Console& console, const PlanJob& job, const PlanCommon& common,
+                  const SearchResult& result) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  fs::create_directories(common.out, error);
+  if (error) throw BadInput(common.out, fmt::format("cannot be made: {}", error.message()));
+  std::string files;
+  const auto in_folder = [&](const char* file) {
+    files += (files.empty() ? "" : ", ") + std::string(file);
+    return (fs::path(common.out) / file).string();
+  };
+  const auto write = [&](const char* file, const std::function<void(std::ostream&)>& content) {
+    write_output(console, in_folder(file), content);
+  };
+  write("plan.json", [&](std::ostream& out) { print_json(out, job, result); });
+  const Pictured pictured(job, result);
+  const LoweredSchedule& schedule = pictured.first_schedule();
+  const DocumentOptions documents{{in_folder("report.md"), in_folder("report.html")},
+                                  in_folder("picture.svg")};
+  write_documents(console, documents, page_of(job, result, schedule), pictured.inputs());
+  write("trace.json", [&](std::ostream& out) {
+    const Prediction& first = pictured.first_prediction();
+    write_chrome_trace(out, {{first.timeline, &first.memory, ""}});
   });
-  write_output(console, in_folder("schedule.json"),
-               [&](std::ostream& out) { write_schedule_json(out, without_messages(schedules.front())); });
-  std::string files = "plan.json, report.md, report.html, picture.svg, trace.json, schedule.json, next.txt";
-  write_output(console, in_folder("next.txt"), [&](std::ostream& out) {
+  write("schedule.json", [&](std::ostream& out) { write_schedule_json(out, without_messages(schedule)); });
+  write("next.txt", [&](std::ostream& out) {
     for (const std::string& line : next_steps(job, result, common.calibration)) fmt::print(out, "{}\n", line);
   });
-  if (best.generator->copies == 1) {
-    write_output(console, in_folder("schedule.csv"),
-                 [&](std::ostream& out) { write_pytorch_csv(out, without_messages(schedules.front())); });
-    files += ", schedule.csv";
+  if (result.plans.front().generator->copies == 1) {
+    write("schedule.csv", [&](std::ostream& out) { write_pytorch_csv(out, without_messages(schedule)); });
   }
   fmt::print(console.err, "plumb: wrote {} to {}\n", files, common.out);
 }

@@ -6,6 +6,7 @@
 #include "tools/planner/parallel.hpp"
 #include "tools/planner/plan.hpp"
 #include "tools/planner/predict.hpp"
+#include "tools/planner/refusals.hpp"
 
 #include <algorithm>
 #include <map>
@@ -53,65 +54,6 @@ template <class T>
 bool asked_for(const std::vector<T>& only, T value) {
   return only.empty() || std::find(only.begin(), only.end(), value) != only.end();
 }
-
-// Why candidates were ruled out, counted by schedule and reason.
-class Refusals {
- public:
-  void add(std::size_t schedule, std::string reason, std::size_t candidates = 1) {
-    counts_[{schedule, std::move(reason)}] += candidates;
-  }
-  // Beyond the cap by at least this much: one entry a schedule, with the candidate that lacks the least.
-  void add_memory(std::size_t schedule, Bytes peak, std::string what) {
-    auto [entry, is_new] = memory_.try_emplace(schedule, Memory{peak, what, 0});
-    ++entry->second.candidates;
-    if (!is_new && std::tie(peak, what) < std::tie(entry->second.least, entry->second.what)) {
-      entry->second.least = peak;
-      entry->second.what = std::move(what);
-    }
-  }
-  void merge(const Refusals& other) {
-    for (const auto& [key, count] : other.counts_) counts_[key] += count;
-    for (const auto& [schedule, memory] : other.memory_) {
-      const std::size_t before = memory_.contains(schedule) ? memory_[schedule].candidates : 0;
-      add_memory(schedule, memory.least, memory.what);
-      memory_[schedule].candidates = before + memory.candidates;
-    }
-  }
-  std::vector<Refusal> list(const std::vector<const Generator*>& schedules, Bytes cap) const {
-    std::vector<std::pair<std::size_t, Refusal>> rows;
-    const auto name = [&](std::size_t schedule) {
-      return schedule < schedules.size() ? std::string(schedules[schedule]->name) : std::string();
-    };
-    for (const auto& [key, count] : counts_)
-      rows.push_back({key.first, {name(key.first), key.second, count}});
-    for (const auto& [schedule, memory] : memory_) {
-      rows.push_back({schedule,
-                      {name(schedule),
-                       fmt::format("out of memory by at least {}: the least is {} with {}",
-                                   to_text(memory.least - cap), to_text(memory.least), memory.what),
-                       memory.candidates}});
-    }
-    // What concerns all schedules first.
-    std::stable_sort(rows.begin(), rows.end(), [&](const auto& a, const auto& b) {
-      const auto place = [&](std::size_t s) { return s < schedules.size() ? s + 1 : 0; };
-      if (a.first != b.first) return place(a.first) < place(b.first);
-      return a.second.candidates > b.second.candidates;
-    });
-    std::vector<Refusal> out;
-    for (auto& [schedule, row] : rows) out.push_back(std::move(row));
-    return out;
-  }
-  static constexpr std::size_t all = static_cast<std::size_t>(-1);
-
- private:
-  struct Memory {
-    Bytes least;
-    std::string what;
-    std::size_t candidates = 0;
-  };
-  std::map<std::pair<std::size_t, std::string>, std::size_t> counts_;
-  std::map<std::size_t, Memory> memory_;
-};
 
 class Search {
  public:
@@ -384,6 +326,13 @@ class Search {
     });
   }
 
+  struct Outcome {
+    std::optional<LayoutPlan> plan;
+    std::optional<Bytes> too_much;
+    std::string refused;
+    bool simulated = false;
+  };
+
   void simulate_best_first() {
     std::vector<std::size_t> batch;
     for (std::size_t next = 0; next < candidates_.size() && !stopped();) {
@@ -392,62 +341,58 @@ class Search {
         const Candidate& one = candidates_[next];
         if (!hopeless(one.least_time, one.least_memory, one.schedule)) batch.push_back(next);
       }
-      struct Outcome {
-        std::optional<LayoutPlan> plan;
-        std::optional<Bytes> too_much;
-        std::string refused;
-        bool simulated = false;
-      };
       std::vector<Outcome> outcomes(batch.size());
       for_each_in_parallel(
-          batch.size(),
-          [&](std::size_t i) {
-            if (stopped()) return;
-            const Candidate& one = candidates_[batch[i]];
-            const Cut& cut = cuts_[one.cut];
-            Outcome& out = outcomes[i];
-            try {
-              LayoutPlan plan;
-              plan.generator = schedules_[one.schedule];
-              plan.shape = one.shape;
-              plan.layout = layout_for(one);
-              const CostModel cost = costs_(plan.layout);
-              if (hopeless(least_time_of(one, cost), one.least_memory, one.schedule)) return;
-              const LoweredSchedule schedule =
-                  make_lowered(*plan.generator, plan.shape, {request_.placement, cut.parallelism.data});
-              plan.report = predict(schedule, cost, request_.execution, Detail::actions).report;
-              for (const RankReport& rank : plan.report.ranks) {
-                plan.peak = std::max(plan.peak, rank.peak_bytes.value_or(Bytes{}));
-              }
-              out.simulated = true;
-              if (plan.peak > request_.memory) {
-                out.too_much = plan.peak;
-              } else {
-                out.plan = std::move(plan);
-              }
-            } catch (const BadInput& refused) {
-              out.refused = refused.what();
-            }
-          },
+          batch.size(), [&](std::size_t i) { outcomes[i] = simulate(candidates_[batch[i]]); },
           request_.threads);
-      for (std::size_t i = 0; i < batch.size(); ++i) {
-        const Candidate& one = candidates_[batch[i]];
-        simulated_ += outcomes[i].simulated;
-        if (!outcomes[i].refused.empty()) refusals_.add(one.schedule, outcomes[i].refused);
-        if (outcomes[i].too_much) {
-          refusals_.add_memory(one.schedule, *outcomes[i].too_much,
-                               to_text(layout_of(cuts_[one.cut], {StageContent{}}), one.shape));
-          if (!nearest_ || *outcomes[i].too_much < nearest_->least_memory) {
-            nearest_ = one;
-            nearest_->least_memory = *outcomes[i].too_much;
-          }
-        }
-        if (outcomes[i].plan) keep({batch[i], std::move(*outcomes[i].plan)});
-      }
+      for (std::size_t i = 0; i < batch.size(); ++i) take(batch[i], std::move(outcomes[i]));
       if (report_progress_) {
         report_progress_({false, next, candidates_.size(), plans_.empty() ? nullptr : &plans_[best_].plan});
       }
     }
+  }
+
+  // Whole, unless the stages' own costs show that nothing could come of it.
+  Outcome simulate(const Candidate& one) {
+    Outcome out;
+    if (stopped()) return out;
+    try {
+      LayoutPlan plan;
+      plan.generator = schedules_[one.schedule];
+      plan.shape = one.shape;
+      plan.layout = layout_for(one);
+      const CostModel cost = costs_(plan.layout);
+      if (hopeless(least_time_of(one, cost), one.least_memory, one.schedule)) return out;
+      const LoweredSchedule schedule =
+          make_lowered(*plan.generator, plan.shape, {request_.placement, cuts_[one.cut].parallelism.data});
+      plan.report = predict(schedule, cost, request_.execution, Detail::actions).report;
+      for (const RankReport& rank : plan.report.ranks)
+        plan.peak = std::max(plan.peak, rank.peak_bytes.value_or(Bytes{}));
+      out.simulated = true;
+      if (plan.peak > request_.memory) {
+        out.too_much = plan.peak;
+      } else {
+        out.plan = std::move(plan);
+      }
+    } catch (const BadInput& refused) {
+      out.refused = refused.what();
+    }
+    return out;
+  }
+
+  void take(std::size_t candidate, Outcome outcome) {
+    const Candidate& one = candidates_[candidate];
+    simulated_ += outcome.simulated;
+    if (!outcome.refused.empty()) refusals_.add(one.schedule, outcome.refused);
+    if (outcome.too_much) {
+      refusals_.add_memory(one.schedule, *outcome.too_much,
+                           to_text(layout_of(cuts_[one.cut], {StageContent{}}), one.shape));
+      if (!nearest_ || *outcome.too_much < nearest_->least_memory) {
+        nearest_ = one;
+        nearest_->least_memory = *outcome.too_much;
+      }
+    }
+    if (outcome.plan) keep({candidate, std::move(*outcome.plan)});
   }
 
   Duration least_time_of(const Candidate& one, const CostModel& cost) {

@@ -6,6 +6,7 @@
 #include "schedules/ir/execution_options.hpp"
 #include "schedules/model/layout.hpp"
 #include "sim/report.hpp"
+#include "tools/planner/refusals.hpp"
 
 #include <atomic>
 #include <cstddef>
@@ -49,14 +50,6 @@ struct LayoutPlan {
   Report report;
   Bytes peak;  // of the fullest rank
   Duration step_time() const { return report.step_time; }
-};
-
-/// Candidates that were ruled out for one reason.
-struct Refusal {
-  std::string schedule;  // empty: all
-  std::string reason;
-  std::size_t candidates = 0;
-  bool operator==(const Refusal&) const = default;
 };
 
 /// What is nearest to fitting where nothing fits.
