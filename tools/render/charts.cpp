@@ -59,6 +59,169 @@ std::int64_t need_of(const TimeAndMemory& point, bool bytes) {
   return bytes ? point.bytes->count : point.activations_milli;
 }
 
+// Step time across, memory upwards: grid, front, points, and their names where there is room.
+class ParetoPlot {
+ public:
+  explicit ParetoPlot(const std::vector<TimeAndMemory>& points)
+      : points_(points), bytes_(points_in_bytes(points)), front_(pareto_front(points)) {
+    time_ = range_of([](const TimeAndMemory& point) { return point.step_time.ns; }, 22);
+    need_ = range_of([&](const TimeAndMemory& point) { return need_of(point, bytes_); }, 12);
+    order_.resize(points.size());
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) {
+      return std::pair(points[a].step_time.ns, need_of(points[a], bytes_)) <
+             std::pair(points[b].step_time.ns, need_of(points[b], bytes_));
+    });
+  }
+
+  std::string draw() {
+    svg_.put(R"(<rect x="{}" y="{}" width="{}" height="{}" fill="#ffffff" stroke="{}"/>)"
+             "\n",
+             left, top, to_text(across), to_text(up), faint);
+    draw_times();
+    draw_needs();
+    draw_front();
+    draw_points();
+    write_names();
+    return svg_.finish();
+  }
+
+ private:
+  static constexpr std::int64_t width = 900;
+  static constexpr std::int64_t height = 420;
+  static constexpr std::int64_t left = 80;
+  static constexpr std::int64_t top = 24;
+  static constexpr Px across = px(width - left - 40);
+  static constexpr Px up = px(height - top - 56);
+
+  struct Range {
+    std::int64_t low = 0;
+    std::int64_t high = 1;
+  };
+  // The axes begin below the least and end beyond the most, with room for names on the right.
+  template <class Value>
+  Range range_of(const Value& value, std::int64_t room_percent) const {
+    if (points_.empty()) return {};
+    Range range{value(points_.front()), value(points_.front())};
+    for (const TimeAndMemory& point : points_) {
+      range.low = std::min(range.low, value(point));
+      range.high = std::max(range.high, value(point));
+    }
+    const std::int64_t span = std::max<std::int64_t>({1, range.high - range.low, range.high / 20});
+    range.low = std::max<std::int64_t>(0, range.low - span / 8 - 1);
+    range.high += span / 100 * room_percent + span % 100 * room_percent / 100 + 1;
+    return range;
+  }
+  Px x_of(std::int64_t ns) const { return px(left) + share(across, ns - time_.low, time_.high - time_.low); }
+  Px y_of(std::int64_t value) const {
+    return px(top) + up - share(up, value - need_.low, need_.high - need_.low);
+  }
+  Px x_of(const TimeAndMemory& point) const { return x_of(point.step_time.ns); }
+  Px y_of(const TimeAndMemory& point) const { return y_of(need_of(point, bytes_)); }
+
+  void draw_times() {
+    const TimeUnit unit = unit_for({time_.high});
+    const std::int64_t step = round_step(time_.high - time_.low, 8);
+    for (std::int64_t ns = (time_.low + step - 1) / step * step; ns <= time_.high; ns += step) {
+      svg_.put(R"(<path d="M{} {}V{}" stroke="{}" stroke-width="0.5"/>)", to_text(x_of(ns)), top,
+               to_text(px(top) + up), faint);
+      svg_.words(x_of(ns), px(top) + up + px(16), "middle", 10, quiet, in_unit({ns}, unit));
+    }
+    svg_.words(px(left) + Px{across.hundredths / 2}, px(height - 12), "middle", 11, ink,
+               fmt::format("step time in {}", unit.name));
+  }
+
+  // In thousandths of a GiB, so that the ticks are round in GiB.
+  void draw_needs() {
+    __extension__ using Wide = __int128;
+    const std::int64_t scale = bytes_ ? (std::int64_t{1} << 30) : 1'000;
+    constexpr std::int64_t parts = 1'000;
+    const auto in_parts = [&](std::int64_t value) {
+      return static_cast<std::int64_t>(Wide{value} * parts / scale);
+    };
+    const std::int64_t step =
+        round_step(std::max<std::int64_t>(1, in_parts(need_.high) - in_parts(need_.low)), 6);
+    for (std::int64_t part = (in_parts(need_.low) / step + 1) * step; part <= in_parts(need_.high);
+         part += step) {
+      const Px y = y_of(static_cast<std::int64_t>(Wide{part} * scale / parts));
+      svg_.put(R"(<path d="M{} {}H{}" stroke="{}" stroke-width="0.5"/>)", left, to_text(y),
+               to_text(px(left) + across), faint);
+      svg_.words(px(left - 8), y + px(4), "end", 10, quiet, in_unit({part}, {"", parts}));
+    }
+    svg_.words(px(left - 8), px(top - 8), "start", 11, ink,
+               bytes_ ? "peak memory of the fullest rank in GiB"
+                      : "peak activations of the fullest rank, in microbatches of model / ranks");
+  }
+
+  void draw_front() {
+    std::string path;
+    for (const std::size_t k : order_) {
+      if (!front_[k]) continue;
+      const std::string x = to_text(x_of(points_[k])), y = to_text(y_of(points_[k]));
+      path += path.empty() ? fmt::format("M{} {}", x, y) : fmt::format("H{}V{}", x, y);
+    }
+    if (path.empty()) return;
+    svg_.put(R"(<path d="{}" fill="none" stroke="#8250df" stroke-width="1.2" stroke-dasharray="4 3"/>)"
+             "\n",
+             path);
+  }
+
+  void draw_points() {
+    for (const std::size_t k : order_) {
+      const TimeAndMemory& point = points_[k];
+      const Px x = x_of(point), y = y_of(point);
+      const std::string need =
+          bytes_ ? plumb::to_text(*point.bytes)
+                 : fmt::format("{} activations", in_unit({point.activations_milli}, {"", 1'000}));
+      svg_.put(
+          R"(<circle cx="{}" cy="{}" r="5" fill="{}" stroke="#6639ba" stroke-width="1.5"><title>{}: {} ms, {}</title></circle>)"
+          "\n",
+          to_text(x), to_text(y), front_[k] ? "#8250df" : "#ffffff", escaped(point.label),
+          milliseconds(point.step_time), need);
+      taken_.push_back({x.hundredths / 100 - 6, y.hundredths / 100 - 6, 12});
+    }
+  }
+
+  // A name stands right of its point, or above or below it where another stands there already.
+  void write_names() {
+    for (const std::size_t k : order_) {
+      const std::int64_t x = x_of(points_[k]).hundredths / 100, y = y_of(points_[k]).hundredths / 100;
+      const std::int64_t length = letters_of(points_[k].label) * 6 + 4;
+      const std::array<std::pair<std::int64_t, std::int64_t>, 8> places{{{7, -19},
+                                                                         {-length - 7, -6},
+                                                                         {9, -6},
+                                                                         {9, 8},
+                                                                         {-length / 2, -22},
+                                                                         {-length / 2, 10},
+                                                                         {9, -33},
+                                                                         {9, 21}}};
+      Box box{};
+      for (const auto& [dx, dy] : places) {
+        box = {x + dx, y + dy, length};
+        const bool free = std::none_of(taken_.begin(), taken_.end(), [&](const Box& other) {
+          return box.x < other.x + other.width && other.x < box.x + box.width && box.y < other.y + 12 &&
+                 other.y < box.y + 12;
+        });
+        if (free && box.x > left && box.x + box.width < width) break;
+      }
+      taken_.push_back(box);
+      svg_.words(px(box.x), px(box.y + 10), "start", 11, ink, points_[k].label);
+    }
+  }
+
+  struct Box {
+    std::int64_t x, y, width;
+  };
+
+  const std::vector<TimeAndMemory>& points_;
+  bool bytes_;
+  std::vector<bool> front_;
+  Range time_, need_;
+  std::vector<std::size_t> order_;  // from left to right
+  std::vector<Box> taken_;          // by points and names
+  Svg svg_{width, height, "Step time against memory"};
+};
+
 }  // namespace
 
 std::string cause_bars(const std::vector<ReportInput>& inputs) {
@@ -157,140 +320,6 @@ std::vector<bool> pareto_front(const std::vector<TimeAndMemory>& points) {
   return front;
 }
 
-std::string pareto_plot(const std::vector<TimeAndMemory>& points) {
-  constexpr std::int64_t width = 900;
-  constexpr std::int64_t height = 420;
-  constexpr std::int64_t left = 80;
-  constexpr std::int64_t top = 24;
-  const Px across = px(width - left - 40);
-  const Px up = px(height - top - 56);
-  const bool bytes = points_in_bytes(points);
-  const std::vector<bool> front = pareto_front(points);
-
-  // The axes begin below the least and end beyond the most, with room for labels on the right.
-  struct Range {
-    std::int64_t low = 0;
-    std::int64_t high = 1;
-  };
-  const auto range_of = [&](const auto& value, std::int64_t room_percent) {
-    if (points.empty()) return Range{};
-    Range range{value(points.front()), value(points.front())};
-    for (const TimeAndMemory& point : points) {
-      range.low = std::min(range.low, value(point));
-      range.high = std::max(range.high, value(point));
-    }
-    const std::int64_t span = std::max<std::int64_t>({1, range.high - range.low, range.high / 20});
-    range.low = std::max<std::int64_t>(0, range.low - span / 8 - 1);
-    range.high += span / 100 * room_percent + span % 100 * room_percent / 100 + 1;
-    return range;
-  };
-  const Range time = range_of([](const TimeAndMemory& point) { return point.step_time.ns; }, 22);
-  const Range need = range_of([&](const TimeAndMemory& point) { return need_of(point, bytes); }, 12);
-  const auto x_of = [&](std::int64_t ns) {
-    return px(left) + share(across, ns - time.low, time.high - time.low);
-  };
-  const auto y_of = [&](std::int64_t value) {
-    return px(top) + up - share(up, value - need.low, need.high - need.low);
-  };
-
-  Svg svg(width, height, "Step time against memory");
-  svg.put(R"(<rect x="{}" y="{}" width="{}" height="{}" fill="#ffffff" stroke="{}"/>)"
-          "\n",
-          left, top, to_text(across), to_text(up), faint);
-  const TimeUnit unit = unit_for({time.high});
-  const std::int64_t time_step = round_step(time.high - time.low, 8);
-  for (std::int64_t ns = (time.low + time_step - 1) / time_step * time_step; ns <= time.high;
-       ns += time_step) {
-    svg.put(R"(<path d="M{} {}V{}" stroke="{}" stroke-width="0.5"/>)", to_text(x_of(ns)), top,
-            to_text(px(top) + up), faint);
-    svg.words(x_of(ns), px(top) + up + px(16), "middle", 10, quiet, in_unit({ns}, unit));
-  }
-  // In thousandths of a GiB, so that the ticks are round in GiB.
-  const std::int64_t scale = bytes ? (std::int64_t{1} << 30) : 1'000;
-  const std::int64_t parts = 1'000;
-  __extension__ using Wide = __int128;
-  const auto in_parts = [&](std::int64_t value) {
-    return static_cast<std::int64_t>(Wide{value} * parts / scale);
-  };
-  const std::int64_t need_step =
-      round_step(std::max<std::int64_t>(1, in_parts(need.high) - in_parts(need.low)), 6);
-  for (std::int64_t part = (in_parts(need.low) / need_step + 1) * need_step; part <= in_parts(need.high);
-       part += need_step) {
-    const Px y = y_of(static_cast<std::int64_t>(Wide{part} * scale / parts));
-    svg.put(R"(<path d="M{} {}H{}" stroke="{}" stroke-width="0.5"/>)", left, to_text(y),
-            to_text(px(left) + across), faint);
-    svg.words(px(left - 8), y + px(4), "end", 10, quiet, in_unit({part}, {"", parts}));
-  }
-  svg.words(px(left) + Px{across.hundredths / 2}, px(height - 12), "middle", 11, ink,
-            fmt::format("step time in {}", unit.name));
-  svg.words(px(left - 8), px(top - 8), "start", 11, ink,
-            bytes ? "peak memory of the fullest rank in GiB"
-                  : "peak activations of the fullest rank, in microbatches of model / ranks");
-
-  std::vector<std::size_t> order(points.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return std::pair(points[a].step_time.ns, need_of(points[a], bytes)) <
-           std::pair(points[b].step_time.ns, need_of(points[b], bytes));
-  });
-  std::string path;
-  Px level;
-  for (const std::size_t k : order) {
-    if (!front[k]) continue;
-    const Px x = x_of(points[k].step_time.ns);
-    const Px y = y_of(need_of(points[k], bytes));
-    path += path.empty() ? fmt::format("M{} {}", to_text(x), to_text(y))
-                         : fmt::format("H{}V{}", to_text(x), to_text(y));
-    level = y;
-  }
-  if (!path.empty()) {
-    svg.put(R"(<path d="{}" fill="none" stroke="#8250df" stroke-width="1.2" stroke-dasharray="4 3"/>)"
-            "\n",
-            path);
-  }
-  // A label stands right of its point, or above or below it where another stands there already.
-  struct Box {
-    std::int64_t x;
-    std::int64_t y;
-    std::int64_t width;
-  };
-  std::vector<Box> taken;
-  for (const std::size_t k : order) {
-    const Px x = x_of(points[k].step_time.ns);
-    const Px y = y_of(need_of(points[k], bytes));
-    svg.put(
-        R"(<circle cx="{}" cy="{}" r="5" fill="{}" stroke="#6639ba" stroke-width="1.5"><title>{}: {} ms, {}</title></circle>)"
-        "\n",
-        to_text(x), to_text(y), front[k] ? "#8250df" : "#ffffff", escaped(points[k].label),
-        milliseconds(points[k].step_time),
-        bytes ? plumb::to_text(*points[k].bytes)
-              : fmt::format("{} activations", in_unit({points[k].activations_milli}, {"", 1'000})));
-    taken.push_back({x.hundredths / 100 - 6, y.hundredths / 100 - 6, 12});
-  }
-  for (const std::size_t k : order) {
-    const std::int64_t x = x_of(points[k].step_time.ns).hundredths / 100;
-    const std::int64_t y = y_of(need_of(points[k], bytes)).hundredths / 100;
-    const std::int64_t length = letters_of(points[k].label) * 6 + 4;
-    Box box{};
-    for (const auto& [dx, dy] : std::array<std::pair<std::int64_t, std::int64_t>, 8>{{{7, -19},
-                                                                                      {-length - 7, -6},
-                                                                                      {9, -6},
-                                                                                      {9, 8},
-                                                                                      {-length / 2, -22},
-                                                                                      {-length / 2, 10},
-                                                                                      {9, -33},
-                                                                                      {9, 21}}}) {
-      box = {x + dx, y + dy, length};
-      const bool free = std::none_of(taken.begin(), taken.end(), [&](const Box& other) {
-        return box.x < other.x + other.width && other.x < box.x + box.width && box.y < other.y + 12 &&
-               other.y < box.y + 12;
-      });
-      if (free && box.x > left && box.x + box.width < width) break;
-    }
-    taken.push_back(box);
-    svg.words(px(box.x), px(box.y + 10), "start", 11, ink, points[k].label);
-  }
-  return svg.finish();
-}
+std::string pareto_plot(const std::vector<TimeAndMemory>& points) { return ParetoPlot(points).draw(); }
 
 }  // namespace plumb::render

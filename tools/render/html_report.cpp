@@ -147,8 +147,77 @@ std::string in_json(std::string_view text) {
   return out + "\"";
 }
 
-// What the script draws. A span is eight numbers: begin, duration, fill, stage, microbatch, and fill, stage
-// and microbatch of a pair's backward (fill -1: no pair); an idle slice is begin, duration, cause.
+// `[a,b,…]` of the names or colours of every kind of op in every shade, which a span's fill counts through.
+template <class Text>
+std::string of_every_fill(const Text& text) {
+  std::string out = "[";
+  for (const OpKind kind :
+       {OpKind::forward, OpKind::backward_input, OpKind::backward_weight, OpKind::backward}) {
+    for (std::uint32_t shade = 0; shade < shades; ++shade)
+      out += fmt::format("{}\"{}\"", out.size() > 1 ? "," : "", text(kind, shade));
+  }
+  return out + "]";
+}
+
+// Eight numbers a span: begin, duration, fill, stage, microbatch, and fill, stage and microbatch of a pair's
+// backward (fill -1: no pair).
+void append_spans(std::string& out, const Timeline& timeline, std::uint32_t rank, const Shading& shading) {
+  const TimePoint origin = step_bounds(timeline).begin;
+  const auto fill_of = [&](const Op& op) {
+    return static_cast<std::uint32_t>(op.kind) * shades + shading.of(Rank{rank}, op);
+  };
+  out += '[';
+  for (const ComputeSpan& span : timeline.ranks[rank].compute) {
+    if (out.back() != '[') out += ',';
+    const Op& op = span.action.first();
+    fmt::format_to(std::back_inserter(out), FMT_COMPILE("{},{},{},{},{},"), (span.begin - origin).ns,
+                   (span.end - span.begin).ns, fill_of(op), op.stage.value, op.microbatch.value);
+    if (span.action.is_pair()) {
+      const Op& second = span.action.second();
+      fmt::format_to(std::back_inserter(out), FMT_COMPILE("{},{},{}"), fill_of(second), second.stage.value,
+                     second.microbatch.value);
+    } else {
+      out += "-1,0,0";
+    }
+  }
+  out += ']';
+}
+
+// Three numbers an idle slice: begin, duration, cause.
+void append_idle(std::string& out, const std::vector<IdleSlice>& slices, TimePoint origin) {
+  out += '[';
+  for (const IdleSlice& slice : slices) {
+    fmt::format_to(std::back_inserter(out), FMT_COMPILE("{}{},{},{}"), out.back() == '[' ? "" : ",",
+                   (slice.begin - origin).ns, (slice.end - slice.begin).ns,
+                   static_cast<std::size_t>(slice.cause));
+  }
+  out += ']';
+}
+
+// What the fullest rank holds over time: in bytes, or in chunks of activations.
+struct Held {
+  std::size_t rank = 0;
+  std::int64_t peak = 0;
+  std::vector<std::pair<TimePoint, std::int64_t>> points;
+};
+Held held_by_the_fullest(const ReportInput& input, bool bytes) {
+  Held most;
+  for (std::size_t r = 0; r < input.timeline->ranks.size(); ++r) {
+    Held own{r, 0, {}};
+    if (!bytes) {
+      for (const LivePoint& point : live_activations(input.timeline->ranks[r], input.timeline->microbatches))
+        own.points.emplace_back(point.time, point.chunks);
+    } else if (input.memory != nullptr && r < input.memory->ranks.size()) {
+      for (const MemoryPoint& point : input.memory->ranks[r].curve)
+        own.points.emplace_back(point.time, point.bytes.count);
+    }
+    for (const auto& [time, value] : own.points) own.peak = std::max(own.peak, value);
+    if (r == 0 || own.peak > most.peak) most = std::move(own);
+  }
+  return most;
+}
+
+// What the script draws.
 std::string canvas_data(const std::vector<ReportInput>& inputs) {
   Duration full{1};
   bool bytes = false;
@@ -158,25 +227,12 @@ std::string canvas_data(const std::vector<ReportInput>& inputs) {
     for (const RankMemory& rank : input.memory->ranks) bytes |= rank.peak.total() != Bytes{};
   }
   const TimeUnit unit = unit_for(full);
-  std::string out =
-      fmt::format(R"({{"full":{},"unit":{},"unit_name":"{}","fills":[)", full.ns, unit.ns, unit.name);
-  constexpr std::array<OpKind, 4> kinds{OpKind::forward, OpKind::backward_input, OpKind::backward_weight,
-                                        OpKind::backward};
-  for (const OpKind kind : kinds) {
-    for (std::uint32_t shade = 0; shade < shades; ++shade) {
-      out += fmt::format("{}\"{}\"", out.ends_with('[') ? "" : ",", fill(kind, shade));
-    }
-  }
-  out += R"(],"letters":[)";
-  for (const OpKind kind : kinds) {
-    for (std::uint32_t shade = 0; shade < shades; ++shade) {
-      out += fmt::format("{}\"{}\"", out.ends_with('[') ? "" : ",", letters(kind));
-    }
-  }
-  out += R"(],"causes":[)";
-  for (std::size_t c = 0; c < idle_causes; ++c) {
+  std::string out = fmt::format(
+      R"({{"full":{},"unit":{},"unit_name":"{}","fills":{},"letters":{},"causes":[)", full.ns, unit.ns,
+      unit.name, of_every_fill([](OpKind kind, std::uint32_t shade) { return fill(kind, shade); }),
+      of_every_fill([](OpKind kind, std::uint32_t) { return letters(kind); }));
+  for (std::size_t c = 0; c < idle_causes; ++c)
     out += fmt::format("{}\"{}\"", c == 0 ? "" : ",", words(static_cast<IdleCause>(c)));
-  }
   out += R"(],"timelines":[)";
   std::int64_t most = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -186,71 +242,23 @@ std::string canvas_data(const std::vector<ReportInput>& inputs) {
     out += fmt::format("{}{{\"name\":{},\"forward_share\":0.{:03},\"ranks\":[", i == 0 ? "\n" : ",\n",
                        in_json(title_of(inputs[i])), forward_share_milli(timeline));
     for (std::uint32_t r = 0; r < timeline.ranks.size(); ++r) {
-      out += r == 0 ? "[" : ",\n[";
-      bool first = true;
-      for (const ComputeSpan& span : timeline.ranks[r].compute) {
-        if (!first) out += ',';
-        first = false;
-        const auto fill_of = [&](const Op& op) {
-          return static_cast<std::uint32_t>(op.kind) * shades + shading.of(Rank{r}, op);
-        };
-        const Op& op = span.action.first();
-        fmt::format_to(std::back_inserter(out), FMT_COMPILE("{},{},{},{},{},"), (span.begin - origin).ns,
-                       (span.end - span.begin).ns, fill_of(op), op.stage.value, op.microbatch.value);
-        if (span.action.is_pair()) {
-          const Op& second = span.action.second();
-          fmt::format_to(std::back_inserter(out), FMT_COMPILE("{},{},{}"), fill_of(second),
-                         second.stage.value, second.microbatch.value);
-        } else {
-          out += "-1,0,0";
-        }
-      }
-      out += ']';
+      if (r > 0) out += ",\n";
+      append_spans(out, timeline, r, shading);
     }
     out += "],\"idle\":[";
     const auto idle = idle_gaps(timeline);
     for (std::size_t r = 0; r < idle.size(); ++r) {
-      out += r == 0 ? "[" : ",\n[";
-      for (std::size_t k = 0; k < idle[r].size(); ++k) {
-        const IdleSlice& slice = idle[r][k];
-        fmt::format_to(std::back_inserter(out), FMT_COMPILE("{}{},{},{}"), k == 0 ? "" : ",",
-                       (slice.begin - origin).ns, (slice.end - slice.begin).ns,
-                       static_cast<std::size_t>(slice.cause));
-      }
-      out += ']';
+      if (r > 0) out += ",\n";
+      append_idle(out, idle[r], origin);
     }
-    // The curve of the fullest rank.
-    std::vector<std::pair<TimePoint, std::int64_t>> top;
-    std::int64_t peak = -1;
-    std::size_t top_rank = 0;
-    for (std::size_t r = 0; r < timeline.ranks.size(); ++r) {
-      std::vector<std::pair<TimePoint, std::int64_t>> points;
-      if (bytes) {
-        if (inputs[i].memory != nullptr && r < inputs[i].memory->ranks.size()) {
-          for (const MemoryPoint& point : inputs[i].memory->ranks[r].curve) {
-            points.emplace_back(point.time, point.bytes.count);
-          }
-        }
-      } else {
-        for (const LivePoint& point : live_activations(timeline.ranks[r], timeline.microbatches)) {
-          points.emplace_back(point.time, point.chunks);
-        }
-      }
-      std::int64_t own = 0;
-      for (const auto& [time, value] : points) own = std::max(own, value);
-      if (own <= peak) continue;
-      peak = own;
-      top = std::move(points);
-      top_rank = r;
-    }
-    most = std::max(most, peak);
+    const Held held = held_by_the_fullest(inputs[i], bytes);
+    most = std::max(most, held.peak);
     out += "],\"curve\":[";
-    for (std::size_t k = 0; k < top.size(); ++k) {
-      out += fmt::format("{}[{},{}]", k == 0 ? "" : ",", (top[k].first - origin).ns, top[k].second);
-    }
-    out += fmt::format(
-        "],\"peak\":\"{}, rank {}: peak {}\"}}", bytes ? "memory" : "live activations", top_rank,
-        bytes ? plumb::to_text(Bytes{peak}) : fmt::format("{} chunks", std::max<std::int64_t>(0, peak)));
+    for (const auto& [time, value] : held.points)
+      out += fmt::format("{}[{},{}]", out.back() == '[' ? "" : ",", (time - origin).ns, value);
+    out +=
+        fmt::format("],\"peak\":\"{}, rank {}: peak {}\"}}", bytes ? "memory" : "live activations", held.rank,
+                    bytes ? plumb::to_text(Bytes{held.peak}) : fmt::format("{} chunks", held.peak));
   }
   return out + fmt::format("],\"most\":{}}}", most);
 }
