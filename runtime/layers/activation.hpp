@@ -1,6 +1,6 @@
 // SwiGLU and GELU, elementwise.
-//   swiglu  s = silu(gate) up, silu(z) = z / (1 + exp(-z))                                  (arXiv
-//   2002.05202) gelu    y = x Phi(x), Phi the normal distribution's function, by erf (arXiv 1606.08415)
+//   swiglu  s = silu(gate) up, silu(z) = z / (1 + exp(-z))           (arXiv 2002.05202)
+//   gelu    y = x Phi(x), Phi the normal distribution's, by erf      (arXiv 1606.08415)
 #pragma once
 #include "runtime/layers/lane.hpp"
 #include "runtime/layers/tensor.hpp"

@@ -17,9 +17,9 @@ class Product {
   Product& operator=(Product&&) noexcept;
   ~Product();
 
-  /// The two factors in the order of the formula above, and the result. `added` with shape.adds in forward: a
-  /// tensor like the result; in weight_gradient the result itself is added to. `bias` with shape.bias:
-  /// [outputs], in the operands' type.
+  /// The two factors in the order of ProductForm's formula, and the result. `added` with shape.adds in
+  /// forward: a tensor like the result; in weight_gradient the result itself is added to. `bias` with
+  /// shape.bias: [outputs], in the operands' type.
   void run(const Lane& lane, const void* left, const void* right, void* result, const void* added = nullptr,
            const void* bias = nullptr) const;
 
