@@ -6,6 +6,7 @@
 #include "runtime/layers/embedding.hpp"
 #include "runtime/layers/head_norm.hpp"
 #include "runtime/layers/loss.hpp"
+#include "runtime/layers/stage_kept.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/parameters.hpp"
 
@@ -40,56 +41,6 @@ struct Linear {
             algorithms, lane) {}
 };
 
-/// Hands out one tensor behind another; from nothing, it measures.
-class Cursor {
- public:
-  explicit Cursor(const void* block = nullptr)
-      : begin_(reinterpret_cast<std::uintptr_t>(block)), at_(begin_) {}
-  void* take(Bytes bytes) {
-    void* place = reinterpret_cast<void*>(at_);
-    at_ += static_cast<std::uintptr_t>((bytes.count + 15) / 16 * 16);
-    return place;
-  }
-  Tensor take(DataType type, std::uint64_t rows, std::uint64_t columns) {
-    Tensor tensor{nullptr, type, rows, columns};
-    tensor.data = take(tensor.bytes());
-    return tensor;
-  }
-  float* floats(std::uint64_t count) {
-    return static_cast<float*>(take(Bytes{static_cast<std::int64_t>(4 * count)}));
-  }
-  std::int32_t* ids(std::uint64_t count) {
-    return static_cast<std::int32_t*>(take(Bytes{static_cast<std::int64_t>(4 * count)}));
-  }
-  void skip(Bytes bytes) { at_ += static_cast<std::uintptr_t>(bytes.count); }
-  Bytes taken() const { return {static_cast<std::int64_t>(at_ - begin_)}; }
-
- private:
-  std::uintptr_t begin_;
-  std::uintptr_t at_;
-};
-
-/// A layer's tensors in the three blocks of a microbatch.
-struct LayerKept {
-  // A transformer's; without SwiGLU `gate_and_up` is what GELU reads. An mlp has `normed_1` (its input),
-  // `gate_and_up` and `activated`.
-  Tensor x_1, normed_1, qkv, o, x_2, normed_2, gate_and_up, activated;
-  NormStatistics norm_1, norm_2;
-  HeadNormKept heads;  // with norms of queries and keys
-  float* log_sum_exp = nullptr;
-};
-struct LayerGradients {
-  Tensor qkv, x_2, gate_and_up;
-  Tensor output;  // of the layer: what the last linear reads
-};
-struct HeadKept {
-  Tensor x, normed;  // an mlp: x is its output
-  NormStatistics norm;
-  std::int32_t* targets = nullptr;
-  float* log_sum_exp = nullptr;
-  Tensor target;  // an mlp's
-};
-
 struct LayerParameters {
   NormParameters norm_1, norm_2, norm_1_gradients, norm_2_gradients;
   Parameter qkv, output, up, down;
@@ -97,19 +48,23 @@ struct LayerParameters {
   Parameter qkv_bias, output_bias, up_bias, down_bias;  // empty where the model has none
 };
 
+StageShape shape_of(const ModelShape& model, const Layout& layout, plumb::Stage stage) {
+  const DataType type = layout.numerics.weights == WeightType::fp32 ? DataType::fp32 : DataType::bf16;
+  return {model,
+          layout.stages.at(stage.value),
+          type,
+          {type, layout.micro_batch_size, layout.sequence, model.attention.heads,
+           model.attention.key_value_heads, model.attention.head_dim},
+          layout.tokens()};
+}
+
 void refuse(bool unsupported, const char* what) {
   if (unsupported) throw BadInput(what, "the runtime does not compute this");
 }
 
 }  // namespace
 
-struct ModelStage::Implementation {
-  ModelShape model;
-  StageContent content;
-  DataType type = DataType::bf16;
-  std::uint64_t tokens = 0;
-  std::uint64_t sequence = 0;
-  AttentionSize attention_size;
+struct ModelStage::Implementation : StageShape {
   std::uint32_t multiprocessors = 0;
 
   std::vector<LayerParameters> layers;
@@ -120,36 +75,19 @@ struct ModelStage::Implementation {
   std::optional<Attention> attention;
   device::Buffer rope_table;
 
-  Bytes layer_for_input, layer_for_weight, layer_gradients;
-  Bytes embedding_for_weight, embedding_gradients;
+  StageKept kept;
   StageNeeds needs;
 
-  bool is_mlp() const { return model.architecture == Architecture::mlp; }
-  bool gated() const { return !is_mlp() && model.ffn_kind == FfnKind::swiglu; }
   bool rotary() const { return model.position == PositionKind::rotary; }
   const char* activation_name() const { return gated() ? "swiglu" : "gelu"; }
   const char* up_name() const { return is_mlp() ? "linear_1" : gated() ? "gate_up" : "up"; }
   const char* down_name() const { return is_mlp() ? "linear_2" : "down"; }
-  bool norms_heads() const { return model.attention.query_key_norm; }
-  bool looks_up() const { return content.embedding && !is_mlp(); }
-  std::uint64_t up_width() const { return gated() ? 2 * model.ffn : model.ffn; }
-  Tensor hidden(const void* data) const { return {const_cast<void*>(data), type, tokens, model.hidden}; }
+  std::uint64_t sequence() const { return attention_size.sequence; }
   Bytes hidden_bytes() const { return hidden(nullptr).bytes(); }
 
   Implementation(const ModelShape& shape, const Layout& layout, plumb::Stage stage,
                  std::span<const Parameter> parameters, ProductAlgorithms& algorithms, const Lane& lane)
-      : model(shape),
-        content(layout.stages.at(stage.value)),
-        type(layout.numerics.weights == WeightType::fp32 ? DataType::fp32 : DataType::bf16),
-        tokens(layout.tokens()),
-        sequence(layout.sequence),
-        attention_size{type,
-                       layout.micro_batch_size,
-                       layout.sequence,
-                       shape.attention.heads,
-                       shape.attention.key_value_heads,
-                       shape.attention.head_dim},
-        multiprocessors(lane.multiprocessors()) {
+      : StageShape(shape_of(shape, layout, stage)), multiprocessors(lane.multiprocessors()), kept(*this) {
     refuse(shape.experts.has_value(), "a mixture of experts");
     refuse(shape.attention.latent.has_value(), "multi-head latent attention");
     refuse(is_mlp() && shape.ffn_bias, "a bias of an mlp");
@@ -247,114 +185,19 @@ struct ModelStage::Implementation {
     if (content.head) logits.emplace(linear(h, model.vocab, false, false));
   }
 
-  NormStatistics statistics(Cursor& cursor) const {
-    NormStatistics s;
-    if (model.norm == NormKind::layer_norm) s.mean = cursor.floats(tokens);
-    s.rstd = cursor.floats(tokens);
-    return s;
-  }
-
-  LayerKept carve_layer(Cursor& for_input, Cursor& for_weight) const {
-    LayerKept k;
-    const std::uint64_t h = model.hidden;
-    if (!is_mlp()) {
-      k.x_1 = for_input.take(type, tokens, h);
-      k.norm_1 = statistics(for_input);
-    }
-    k.normed_1 = for_weight.take(type, tokens, h);
-    if (!is_mlp()) {
-      k.qkv = for_input.take(type, tokens, attention_size.width());
-      if (norms_heads()) {
-        const std::uint64_t heads = attention_size.heads + attention_size.key_value_heads;
-        k.heads.x = for_input.take(type, tokens, heads * attention_size.head_dim);
-        k.heads.rstd = for_input.floats(tokens * heads);
-      }
-      k.o = for_weight.take(type, tokens, attention_size.heads * attention_size.head_dim);
-      k.log_sum_exp = for_input.floats(tokens * attention_size.heads);
-      k.x_2 = for_input.take(type, tokens, h);
-      k.norm_2 = statistics(for_input);
-      k.normed_2 = for_weight.take(type, tokens, h);
-    }
-    k.gate_and_up = for_input.take(type, tokens, up_width());
-    k.activated = for_weight.take(type, tokens, model.ffn);
-    return k;
-  }
-  LayerGradients carve_gradients(Cursor& cursor) const {
-    LayerGradients g;
-    if (!is_mlp()) {
-      g.qkv = cursor.take(type, tokens, attention_size.width());
-      g.x_2 = cursor.take(type, tokens, model.hidden);
-    }
-    g.gate_and_up = cursor.take(type, tokens, up_width());
-    g.output = cursor.take(type, tokens, model.hidden);
-    return g;
-  }
-  HeadKept carve_head(Cursor& for_input, Cursor& for_weight) const {
-    HeadKept k;
-    k.x = for_input.take(type, tokens, model.hidden);
-    if (is_mlp()) {
-      k.target = for_input.take(type, tokens, model.hidden);
-      return k;
-    }
-    k.norm = statistics(for_input);
-    k.normed = for_weight.take(type, tokens, model.hidden);
-    k.targets = for_input.ids(tokens);
-    k.log_sum_exp = for_input.floats(tokens);
-    return k;
-  }
-
   LayerKept layer_kept(std::uint64_t layer, const StageBuffers& b) const {
-    Cursor for_input(b.kept_for_input);
-    Cursor for_weight(b.kept_for_weight);
-    for_input.skip(layer_for_input * static_cast<std::int64_t>(layer));
-    for_weight.skip(embedding_for_weight + layer_for_weight * static_cast<std::int64_t>(layer));
-    return carve_layer(for_input, for_weight);
+    return kept.layer(layer, b.kept_for_input, b.kept_for_weight);
   }
-  HeadKept head_kept(const StageBuffers& b) const {
-    Cursor for_input(b.kept_for_input);
-    Cursor for_weight(b.kept_for_weight);
-    for_input.skip(layer_for_input * static_cast<std::int64_t>(content.layers));
-    for_weight.skip(embedding_for_weight + layer_for_weight * static_cast<std::int64_t>(content.layers));
-    return carve_head(for_input, for_weight);
-  }
+  HeadKept head_kept(const StageBuffers& b) const { return kept.head(b.kept_for_input, b.kept_for_weight); }
   LayerGradients gradients_of(std::uint64_t layer, const StageBuffers& b) const {
-    Cursor cursor(b.gradients_kept);
-    cursor.skip(embedding_gradients + layer_gradients * static_cast<std::int64_t>(layer));
-    return carve_gradients(cursor);
+    return kept.layer_gradients(layer, b.gradients_kept);
   }
-  Tensor logit_gradients(const StageBuffers& b) const {
-    Cursor cursor(b.gradients_kept);
-    cursor.skip(embedding_gradients + layer_gradients * static_cast<std::int64_t>(content.layers));
-    return cursor.take(type, tokens, model.vocab);
-  }
+  Tensor logit_gradients(const StageBuffers& b) const { return kept.logit_gradients(b.gradients_kept); }
 
   void measure() {
-    const auto n = static_cast<std::int64_t>(content.layers);
-    Cursor for_input;
-    Cursor for_weight;
-    Cursor gradients;
-    carve_layer(for_input, for_weight);
-    carve_gradients(gradients);
-    layer_for_input = for_input.taken();
-    layer_for_weight = for_weight.taken();
-    layer_gradients = gradients.taken();
-    if (looks_up()) {
-      Cursor ids;
-      ids.ids(tokens);
-      embedding_for_weight = ids.taken();
-      embedding_gradients = hidden_bytes();
-    }
-    needs.kept_for_input = layer_for_input * n;
-    needs.kept_for_weight = embedding_for_weight + layer_for_weight * n;
-    needs.gradients_kept = embedding_gradients + layer_gradients * n;
-    if (content.head) {
-      Cursor head_input;
-      Cursor head_weight;
-      carve_head(head_input, head_weight);
-      needs.kept_for_input += head_input.taken();
-      needs.kept_for_weight += head_weight.taken();
-      if (!is_mlp()) needs.gradients_kept += Tensor{nullptr, type, tokens, model.vocab}.bytes();
-    }
+    needs.kept_for_input = kept.for_input();
+    needs.kept_for_weight = kept.for_weight();
+    needs.gradients_kept = kept.gradients();
     needs.input = looks_up() ? Bytes{static_cast<std::int64_t>(4 * tokens)} : hidden_bytes();
     if (!content.head) needs.output = hidden_bytes();
 
@@ -363,7 +206,7 @@ struct ModelStage::Implementation {
       for (const Bytes part : parts) all += Scratch::rounded(part);
       return all;
     };
-    const Bytes logit_bytes = is_mlp() ? Bytes{} : Tensor{nullptr, type, tokens, model.vocab}.bytes();
+    const Bytes logit_bytes = is_mlp() ? Bytes{} : logits_at(nullptr).bytes();
     const Bytes losses{static_cast<std::int64_t>(4 * tokens)};
     const Bytes sums = norm_scratch(model.norm, model.hidden, multiprocessors);
     const Bytes attended = is_mlp() ? Bytes{} : Scratch::rounded(attention->scratch());
@@ -444,7 +287,7 @@ struct ModelStage::Implementation {
     if (looks_up()) {
       const auto* ids = static_cast<const std::int32_t*>(b.input);
       copy(lane, b.kept_for_weight, ids, needs.input);
-      embedding_forward(lane, ids, embedding.weights, positions.weights, sequence, layer_kept(0, b).x_1);
+      embedding_forward(lane, ids, embedding.weights, positions.weights, sequence(), layer_kept(0, b).x_1);
       lane.part("embedding");
       received = nullptr;
     }
@@ -650,7 +493,7 @@ struct ModelStage::Implementation {
     if (looks_up()) weights_embedding(lane, b, hidden(b.gradients_kept));
   }
   void weights_embedding(const Lane& lane, const StageBuffers& b, const Tensor& d_out) const {
-    embedding_backward_weight(lane, static_cast<const std::int32_t*>(b.kept_for_weight), d_out, sequence,
+    embedding_backward_weight(lane, static_cast<const std::int32_t*>(b.kept_for_weight), d_out, sequence(),
                               embedding.gradients, positions.gradients);
     lane.part("embedding");
   }
