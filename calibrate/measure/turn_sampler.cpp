@@ -1,7 +1,7 @@
 #include "calibrate/measure/turn_sampler.hpp"
 
-#include "calibrate/measure/op_clock.hpp"
 #include "calibrate/round_robin.hpp"
+#include "runtime/device/clock_count.hpp"
 #include "runtime/device/event.hpp"
 
 #include <algorithm>
@@ -28,7 +28,8 @@ struct Slot {
   device::Event begin{device::EventKind::timing};
   device::Event end{device::EventKind::timing};
   device::Event noted;
-  OpClock clock;
+  device::ClockCount clock_at_begin{1};
+  device::ClockCount clock_at_end{1};
 };
 
 struct Queued {
@@ -63,13 +64,13 @@ std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span
     const Turn& turn = turns[thing];
     Slot& slot = slots[number % slots.size()];
     if (turn.before) turn.before();
-    slot.clock.begin(stream);
+    slot.clock_at_begin.note(stream);
     slot.begin.record(stream);
     const auto launched = Clock::now();
     turn.launch();
     const Duration host = since(launched);
     slot.end.record(stream);
-    slot.clock.end(stream);
+    slot.clock_at_end.note(stream);
     slot.noted.record(stream);
     if (turn.after) turn.after();
     queue.push_back({thing, &slot, host, !slot.begin.happened(), counts});
@@ -81,7 +82,9 @@ std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span
     if (turns[one.thing].ended) turns[one.thing].ended();
     const std::size_t turn = ended[one.thing]++;
     if (!one.counts) return;
-    order.take(one.thing, {device::between(one.slot->begin, one.slot->end), one.slot->clock.mhz()},
+    order.take(one.thing,
+               {device::between(one.slot->begin, one.slot->end),
+                mean_mhz(one.slot->clock_at_begin, one.slot->clock_at_end)},
                one.on_time);
     taken[one.thing].push_back(turn);
     launches[one.thing].push_back(one.host_launch);

@@ -1,4 +1,5 @@
 #include "runtime/device/buffer.hpp"
+#include "runtime/device/clock_count.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/event.hpp"
 #include "runtime/device/green_context.hpp"
@@ -65,6 +66,30 @@ TEST(Device, AnEventOrdersStreamsAndTwoTellTheTimeBetween) {
   b.synchronize();
   EXPECT_EQ(*host.as<int>(), 0x07070707);
   EXPECT_GT(between(begin, end), Duration{100'000});  // 5 GB at no more than 50 TB/s
+}
+
+// 40 fills of a quarter of a gigabyte take 2 ms at 5 TB/s, enough to tell; nothing between two notes is not.
+// A chip that computes has a clock between 300 MHz and 3 GHz, and all its multiprocessors have the same.
+TEST(Device, CyclesAreCountedOverWhatRuns) {
+  const Stream stream;
+  const Buffer big(Bytes{256 << 20});
+  const auto over = [&](std::uint32_t blocks, int fills) {
+    const ClockCount begin(blocks), end(blocks);
+    // Ahead of the first note, so that the host is done with queuing before it is passed.
+    for (int i = 0; i < 10; ++i) fill(stream, big.data(), i, static_cast<std::size_t>(big.bytes().count));
+    begin.note(stream);
+    for (int i = 0; i < fills; ++i) fill(stream, big.data(), i, static_cast<std::size_t>(big.bytes().count));
+    end.note(stream);
+    stream.synchronize();
+    return mean_mhz(begin, end);
+  };
+  over(1024, 40);  // loads the kernels, and wakes the clock
+  EXPECT_EQ(over(1024, 0), 0U);
+  const std::uint32_t all = over(1024, 40);
+  EXPECT_GT(all, 300U);
+  EXPECT_LT(all, 3000U);
+  // Of a few blocks some meet the same multiprocessor again.
+  EXPECT_NEAR(over(32, 40), all, 0.1 * all);
 }
 
 TEST(Device, ABufferIsTakenFromWhatIsFree) {
