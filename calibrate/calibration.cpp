@@ -29,9 +29,10 @@ std::string segments_json(const std::vector<Segment>& segments, const std::vecto
   std::string out = "[";
   for (const Segment& s : segments) {
     out += fmt::format(
-        R"({}{{"name":{},"lane":"{}","class":{},"duration_ns":{}{}}})", out.size() > 1 ? ", " : "",
+        R"({}{{"name":{},"lane":"{}","class":{},"duration_ns":{}{}{}}})", out.size() > 1 ? ", " : "",
         json_quoted(s.name), s.lane == Lane::compute ? "compute" : "communication",
-        json_quoted(classes[s.work_class.value]), s.duration.ns, s.deferred ? R"(,"deferred":true)" : "");
+        json_quoted(classes[s.work_class.value]), s.duration.ns, s.deferred ? R"(,"deferred":true)" : "",
+        s.tail_ppm ? fmt::format(R"(,"tail_ppm":{})", *s.tail_ppm) : "");
   }
   return out + "]";
 }

@@ -19,6 +19,14 @@ std::int64_t median_of(std::vector<std::int64_t> values) {
 // What a key was measured at: its one point, or the median over ranks.
 using Measured = std::vector<std::pair<const WorkKey*, std::vector<std::int64_t>>>;
 
+std::optional<std::uint32_t> tail_of(const Calibration& calibration, const WorkKey& work,
+                                     const Setting& setting) {
+  const auto found = std::find_if(
+      calibration.work.begin(), calibration.work.end(),
+      [&](const TimedWork& one) { return one.tail_ppm && one.work == work && one.setting == setting; });
+  return found == calibration.work.end() ? std::nullopt : found->tail_ppm;
+}
+
 // All keys that are as `work` but for their shape, with the medians found for them.
 Measured candidates(const Calibration& calibration, const WorkKey& work, const Setting& setting,
                     std::optional<std::uint32_t> rank) {
@@ -85,7 +93,8 @@ std::optional<FoundDuration> find_duration(const Calibration& calibration, const
   const Measured all = candidates(calibration, work, setting, rank);
   std::map<std::string, Neighbours> by_dimension;
   for (const auto& [key, times] : all) {
-    if (key->shape == work.shape) return FoundDuration{{median_of(times)}, false, ""};
+    if (key->shape == work.shape)
+      return FoundDuration{{median_of(times)}, false, "", tail_of(calibration, work, setting)};
     const auto dimension = only_difference(key->shape, work.shape);
     if (!dimension) continue;
     Neighbours& near = by_dimension[*dimension];
@@ -110,8 +119,10 @@ std::optional<FoundDuration> find_duration(const Calibration& calibration, const
     const double share = static_cast<double>(work.shape.at(dimension) - near.below) /
                          static_cast<double>(near.above - near.below);
     const std::int64_t step = std::llround(share * static_cast<double>(near.above_ns - near.below_ns));
-    best = FoundDuration{
-        {near.below_ns + step}, true, fmt::format("between {} {} and {}", dimension, near.below, near.above)};
+    best = FoundDuration{{near.below_ns + step},
+                         true,
+                         fmt::format("between {} {} and {}", dimension, near.below, near.above),
+                         {}};
   }
   return best;
 }

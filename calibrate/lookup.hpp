@@ -13,6 +13,8 @@ struct FoundDuration {
   Duration duration;
   bool interpolated = false;  // otherwise measured
   std::string how;            // where it is interpolated: `between sequence 2048 and 4096`
+  /// Where the very shape was measured and this with it.
+  std::optional<std::uint32_t> tail_ppm = {};
   bool operator==(const FoundDuration&) const = default;
 };
 

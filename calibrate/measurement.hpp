@@ -62,6 +62,9 @@ struct TimedWork {
   std::string work_class;             // `gemm`, `attention`, `memory`: for the mutual slowdown
   Summary time;
   std::optional<Duration> host_launch;  // median of what the host needs to launch it
+  /// Of a part: so many millionths of its time it takes its rank less when other work waits
+  /// (Segment::tail_ppm).
+  std::optional<std::uint32_t> tail_ppm = {};
   bool operator==(const TimedWork&) const = default;
 };
 

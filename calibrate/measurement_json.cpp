@@ -267,8 +267,8 @@ std::string to_json(const Provenance& provenance) {
 }
 
 TimedWork read_timed_work(const JsonView& view) {
-  view.allow_keys(
-      {"name", "kind", "model", "shape", "data_type", "setting", "rank", "class", "time", "host_launch_ns"});
+  view.allow_keys({"name", "kind", "model", "shape", "data_type", "setting", "rank", "class", "time",
+                   "host_launch_ns", "tail_ppm"});
   TimedWork work;
   work.work = read_work_key(view);
   work.setting = read_setting(view.required("setting"));
@@ -276,6 +276,8 @@ TimedWork read_timed_work(const JsonView& view) {
   if (const auto name = view.member("class")) work.work_class = name->text();
   work.time = read_summary(view.required("time"));
   if (const auto launch = view.member("host_launch_ns")) work.host_launch = launch->duration_ns();
+  if (const auto tail = view.member("tail_ppm"))
+    work.tail_ppm = static_cast<std::uint32_t>(tail->integer(0, 1'000'000));
   return work;
 }
 
@@ -285,6 +287,7 @@ std::string to_json(const TimedWork& work) {
   if (!work.work_class.empty()) out += fmt::format(R"(,"class":{})", json_quoted(work.work_class));
   out += fmt::format(R"(,"time":{})", summary_json(work.time));
   if (work.host_launch) out += fmt::format(R"(,"host_launch_ns":{})", work.host_launch->ns);
+  if (work.tail_ppm) out += fmt::format(R"(,"tail_ppm":{})", *work.tail_ppm);
   return out + "}";
 }
 

@@ -111,7 +111,23 @@ class Lanes {
       if (request.op != running_[l]->request.op && (next == nullptr || request < *next)) next = &request;
     }
     if (next == nullptr) return std::nullopt;
+    const Segment& running = segment(running_[l]->request);
+    if (running.tail_ppm && running.duration > Duration{}) {
+      const std::int64_t tail =
+          running.duration.ns * std::min<std::int64_t>(*running.tail_ppm, million * 9 / 10) / million;
+      const std::int64_t saved = std::min(tail, work_behind(*next, l));
+      return million * running.duration.ns / (running.duration.ns - saved);
+    }
     return shared_lane_ppm(cost_, segment(running_[l]->request).work_class, segment(*next).work_class);
+  }
+
+  // What the waiting op has for this lane from here on: a tail holds no more.
+  std::int64_t work_behind(const Request& next, std::size_t l) const {
+    const auto& recipe = ops_[next.op]->recipe;
+    std::int64_t sum = 0;
+    for (std::size_t k = next.segment; k < recipe.size(); ++k)
+      sum += lane(recipe[k]) == l ? recipe[k].duration.ns : 0;
+    return sum;
   }
 
   static std::size_t lane(const Segment& segment) { return segment.lane == Lane::compute ? 0 : 1; }

@@ -27,9 +27,10 @@ struct PairCost {
 /// Runs both recipes on the rank's two lanes at once. A lane serves one segment at a time, first come first
 /// served, the forward first on ties; an op asks for its next segment's lane when the segment before it ends
 /// (a deferred one keeps nobody, see Segment). While both lanes are busy, work of class a lasts
-/// cost.slowdown_ppm[a][b] millionths of its time beside class b. While the other op waits for a lane, the
-/// lane does shared_lane_ppm of its work. Segments end on the first whole nanosecond at which their work is
-/// done.
+/// cost.slowdown_ppm[a][b] millionths of its time beside class b. While the other op waits for a lane, a
+/// segment that has a tail takes as much less of it, but no more than the other has for it; with any other
+/// the lane does shared_lane_ppm of its work. Segments end on the first whole nanosecond at which their work
+/// is done.
 PairCost derive_pair(const OpCost& forward, const OpCost& backward, const CostModel& cost);
 
 /// An op with the rank to itself, by the same rules: its deferred segments may run beside the others.

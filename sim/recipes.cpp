@@ -173,14 +173,16 @@ template <class Estimate>
 void Recipes::compute(std::vector<Segment>& out, const Part& part, WorkKind kind, WorkClass work_class,
                       const Estimate& estimate) {
   Duration duration;
+  std::optional<std::uint32_t> tail;
   if (const auto measured = measured_.find([&] { return part_work(part, model_, layout_, kind); })) {
     duration = measured->duration;
+    tail = measured->tail_ppm;
     used_.add(kind, source_of(measured->interpolated));
   } else {
     duration = rounded(estimate());
     used_.add(kind, Source::estimated);
   }
-  if (duration > Duration{}) out.push_back({Lane::compute, duration, work_class, part.name, false});
+  if (duration > Duration{}) out.push_back({Lane::compute, duration, work_class, part.name, false, tail});
 }
 
 std::vector<Segment> Recipes::forward_of(const Part& part) {

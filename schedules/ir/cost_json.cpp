@@ -36,7 +36,7 @@ std::vector<std::vector<std::uint32_t>> read_slowdown(const JsonView& rows,
 std::vector<Segment> read_segments(const JsonView& list, const std::vector<std::string>& classes) {
   std::vector<Segment> segments;
   for (const JsonView& entry : list.elements()) {
-    entry.allow_keys({"name", "lane", "class", "duration_ns", "deferred"});
+    entry.allow_keys({"name", "lane", "class", "duration_ns", "deferred", "tail_ppm"});
     Segment segment;
     if (const auto name = entry.member("name")) segment.name = name->text();
     if (const auto lane = entry.member("lane")) {
@@ -48,6 +48,8 @@ std::vector<Segment> read_segments(const JsonView& list, const std::vector<std::
     if (const auto name = entry.member("class")) segment.work_class = read_class(*name, classes);
     segment.duration = entry.required("duration_ns").duration_ns();
     if (const auto deferred = entry.member("deferred")) segment.deferred = deferred->boolean();
+    if (const auto tail = entry.member("tail_ppm"))
+      segment.tail_ppm = static_cast<std::uint32_t>(tail->integer(0, 1'000'000));
     segments.push_back(segment);
   }
   return segments;

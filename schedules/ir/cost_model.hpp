@@ -28,6 +28,10 @@ struct Segment {
   /// Nothing later in the op waits for it, only the op's end does: a weight gradient inside a fused backward
   /// runs when its lane is free, while the input gradient is already on its way.
   bool deferred = false;
+  /// So many millionths of its duration it takes its lane less when other work waits for it: multiprocessors
+  /// that are done before the last one are free to whoever comes next. At most a million; nothing: not known
+  /// of it.
+  std::optional<std::uint32_t> tail_ppm = {};
   bool operator==(const Segment&) const = default;
 };
 

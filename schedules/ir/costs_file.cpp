@@ -31,10 +31,11 @@ std::string op_document(const CostModel& cost, const OpCost& op) {
   std::string out = "{\"segments\":[";
   for (std::size_t i = 0; i < op.recipe.size(); ++i) {
     const Segment& segment = op.recipe[i];
-    out += fmt::format("{}{{\"name\":{},\"lane\":\"{}\",\"class\":{},\"duration_ns\":{}{}}}", i ? "," : "",
+    out += fmt::format("{}{{\"name\":{},\"lane\":\"{}\",\"class\":{},\"duration_ns\":{}{}{}}}", i ? "," : "",
                        json_quoted(segment.name), to_string(segment.lane),
                        json_quoted(cost.classes[segment.work_class.value]), segment.duration.ns,
-                       segment.deferred ? ",\"deferred\":true" : "");
+                       segment.deferred ? ",\"deferred\":true" : "",
+                       segment.tail_ppm ? fmt::format(",\"tail_ppm\":{}", *segment.tail_ppm) : "");
   }
   return out +
          fmt::format("],\"memory\":{{\"at_begin_bytes\":{},\"workspace_bytes\":{},\"at_end_bytes\":{}}}}}",

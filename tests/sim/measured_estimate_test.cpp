@@ -129,6 +129,7 @@ TEST(MeasuredEstimate, AMeasuredPartStandsInItsPlace) {
   calibration.name = "one product";
   WorkKey work{"gemm", "", WorkKind::forward, {{"m", 512}, {"n", 4096}, {"k", 1024}}, "bf16"};
   measure(calibration, work, 7'000);
+  calibration.work.back().tail_ppm = 80'000;
   const CostModel with = costs(calibration, 512);
   const CostModel without = estimate(device_description("h200"), mlp(), layout_of(512));
   ASSERT_EQ(with.stages[0].forward.recipe.size(), without.stages[0].forward.recipe.size());
@@ -136,6 +137,7 @@ TEST(MeasuredEstimate, AMeasuredPartStandsInItsPlace) {
     const Segment& segment = with.stages[0].forward.recipe[i];
     if (segment.name == "linear_1") {
       EXPECT_EQ(segment.duration.ns, 7'000);
+      EXPECT_EQ(segment.tail_ppm, 80'000u);
     } else if (segment.name != "host") {
       EXPECT_EQ(segment.duration, without.stages[0].forward.recipe[i].duration) << segment.name;
     }

@@ -84,6 +84,31 @@ TEST(Overlap, TwoOpsOnOneLaneFillWhatTheOtherLeaves) {
 }
 
 // What an op has put off waits for nobody else's lane: one op alone gains nothing.
+// A piece of 100 whose last fifth leaves multiprocessors free: it keeps 50 waiting for 80, or 10 for 90, for
+// they end when it does. Its class has nothing more to say, and a piece without a tail none of its own.
+TEST(Overlap, WhoWaitsTakesThePlaceOfATail) {
+  const CostModel cost = table(1'000'000, 1'000'000);
+  Segment tailed = compute(100);
+  tailed.tail_ppm = 200'000;
+  EXPECT_EQ(derive_alone(recipe({tailed}), cost).duration, Duration{100});
+  const PairCost pair = derive_pair(recipe({tailed}), recipe({compute(50)}), cost);
+  EXPECT_EQ(pair.forward_end, Duration{80});
+  EXPECT_EQ(pair.backward_end, Duration{130});
+  const PairCost shorter = derive_pair(recipe({tailed}), recipe({compute(10)}), cost);
+  EXPECT_EQ(shorter.forward_end, Duration{90});
+  EXPECT_EQ(shorter.backward_end, Duration{100});
+  // Of two pieces behind it, 6 and 6, both find a place; whoever comes last meets nobody.
+  EXPECT_EQ(derive_pair(recipe({tailed}), recipe({compute(6), compute(6)}), cost).backward_end,
+            Duration{100});
+  EXPECT_EQ(derive_pair(recipe({compute(50)}), recipe({tailed}), cost).backward_end, Duration{150});
+  CostModel gains = cost;
+  gains.slowdown_ppm = {{1'666'667, 1'000'000},
+                        {1'000'000, 1'000'000}};  // 1.2 of its work beside another product
+  EXPECT_EQ(derive_pair(recipe({tailed}), recipe({compute(50)}), gains).forward_end, Duration{80});
+  tailed.tail_ppm = 0;
+  EXPECT_EQ(derive_pair(recipe({tailed}), recipe({compute(50)}), gains).forward_end, Duration{100});
+}
+
 TEST(Overlap, AnOpAloneHasNoCompany) {
   OpCost backward = recipe({compute(10), communicate(5), compute(20)});
   backward.recipe[0].deferred = true;

@@ -159,6 +159,28 @@ Table work_table(const Calibration& calibration, const Naming& naming) {
   return table;
 }
 
+// How much of their time parts leave to whoever waits for the rank behind them.
+Table tail_table(const Calibration& calibration, const Naming& naming) {
+  constexpr std::array<WorkKind, 3> of_parts{WorkKind::forward, WorkKind::backward_input,
+                                             WorkKind::backward_weight};
+  Table table;
+  table.head = {"tail, % of the time"};
+  for (const WorkKind kind : of_parts) table.head.emplace_back(words(kind));
+  std::vector<std::pair<std::string, std::map<WorkKind, std::string>>> rows;
+  for (const TimedWork& work : calibration.work) {
+    if (!work.tail_ppm) continue;
+    const std::string name = naming.of(work.work, work.setting);
+    auto row = std::find_if(rows.begin(), rows.end(), [&](const auto& one) { return one.first == name; });
+    if (row == rows.end()) row = rows.insert(rows.end(), {name, {}});
+    row->second[work.work.kind] = ppm_percent(*work.tail_ppm);
+  }
+  for (auto& [name, tails] : rows) {
+    table.rows.push_back({name});
+    for (const WorkKind kind : of_parts) table.rows.back().push_back(tails[kind]);
+  }
+  return table;
+}
+
 // Ranks that were measured apart: each one's time over the ranks' median, the median over its work, and its
 // worst.
 Table rank_table(const Calibration& calibration) {
@@ -286,6 +308,8 @@ std::vector<TitledTable> calibration_tables(const Calibration& calibration) {
   };
   const Naming work = naming_of_work(calibration);
   add(of_all("Work: medians", work), work_table(calibration, work));
+  add(of_all("Tails: what other work gets of a part's time where it waits behind it in another stream", work),
+      tail_table(calibration, work));
   add("Ranks that were measured apart", rank_table(calibration));
   add("Messages and collectives", transfer_table(calibration));
   for (const SlowdownMatrix& matrix : slowdown_matrices(calibration))

@@ -81,7 +81,7 @@ TEST(CostsFile, ReadsBackWhatItWrites) {
   cost.links[{Rank{0}, Rank{1}}] = {Duration{9}, std::nullopt};
   cost.measured_pairs[{Stage{0}, Stage{1}}] = Duration{77};
   StageCost stage;
-  stage.forward.recipe = {{Lane::compute, Duration{10}, WorkClass{0}, "attention \"x\"", false},
+  stage.forward.recipe = {{Lane::compute, Duration{10}, WorkClass{0}, "attention \"x\"", false, 150'000},
                           {Lane::communication, Duration{20}, WorkClass{1}, "dispatch", true}};
   stage.forward.memory = {Bytes{100}, Bytes{50}, Bytes{-20}};
   stage.backward.recipe = stage.backward_input.recipe = stage.backward_weight.recipe = stage.forward.recipe;

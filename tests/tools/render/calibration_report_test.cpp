@@ -107,6 +107,19 @@ TEST(CalibrationReport, WhatAllWorkHasInCommonIsSaidOnce) {
   EXPECT_THAT(tables[0].title, HasSubstr("bf16 [mlp] hidden=64 sequence=8, whole GPU;"));
 }
 
+TEST(CalibrationReport, TailsOfPartsAreARowAPart) {
+  Calibration c;
+  for (const WorkKind kind : {WorkKind::forward, WorkKind::backward_weight}) {
+    c.work.push_back(work(kind, 100'000));
+    c.work.back().tail_ppm = kind == WorkKind::forward ? 120'000 : 15'500;
+  }
+  const auto tables = calibration_tables(c);
+  EXPECT_EQ(table(tables, "Tails").rows,
+            (std::vector<std::vector<std::string>>{{"layer", "12.0", "", "1.6"}}));
+  EXPECT_THAT(calibration_tables(measured()),
+              Not(::testing::Contains(::testing::Field(&TitledTable::title, HasSubstr("Tails")))));
+}
+
 TEST(CalibrationReport, RanksThatDifferAreNotAveragedAway) {
   Calibration c;
   for (std::uint32_t rank = 0; rank < 4; ++rank) {
