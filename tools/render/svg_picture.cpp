@@ -92,15 +92,13 @@ class Picture {
   }
 
   std::string draw() {
-    std::int64_t height = 8;
-    for (const PictureInput& input : inputs_) {
-      height += title_height + static_cast<std::int64_t>(input.timeline.ranks.size()) * row_pitch;
-      if (options_.memory) height += curve_height + 12;
-      height += panel_gap;
-    }
-    const std::int64_t plot_bottom = height - panel_gap;
-    height = plot_bottom + axis_height + (options_.legend ? legend_height : 0);
-
+    std::int64_t y = 8;
+    for (std::size_t i = 0; i < inputs_.size(); ++i) y = panel(i, y);
+    const std::int64_t plot_bottom = y - panel_gap;
+    axis(plot_bottom);
+    const std::int64_t height =
+        options_.legend ? legend(plot_bottom + axis_height) : plot_bottom + axis_height;
+    const std::string body = std::exchange(text_, {});
     put(R"(<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} {1}" )", width_,
         height);
     put(R"(font-family="Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif" role="img">)");
@@ -108,12 +106,7 @@ class Picture {
     put(R"(<rect width="{}" height="{}" fill="#ffffff"/>)"
         "\n",
         width_, height);
-    std::int64_t y = 8;
-    for (std::size_t i = 0; i < inputs_.size(); ++i) y = panel(i, y);
-    axis(plot_bottom);
-    if (options_.legend) legend(plot_bottom + axis_height);
-    text_ += "</svg>\n";
-    return std::move(text_);
+    return text_ + body + "</svg>\n";
   }
 
  private:
@@ -366,20 +359,30 @@ class Picture {
         left_margin - 14, y + 21, unit_.name);
   }
 
-  void legend(std::int64_t y) {
+  // In as many lines as it takes. Returns where it ends.
+  std::int64_t legend(std::int64_t y) {
+    constexpr std::int64_t line = 26;
+    constexpr std::int64_t gap = 6;
     std::int64_t at = left_margin;
-    const auto word = [&](const std::string& text) {
+    // A sign of so many pixels, which is then drawn at `at`, and its meaning.
+    const auto item = [&](std::int64_t width, const std::string& meaning, const auto& sign) {
+      const std::int64_t words = static_cast<std::int64_t>(meaning.size()) * 6;
+      if (at > left_margin && at + width + gap + words > width_ - right_margin) {
+        at = left_margin;
+        y += line;
+      }
+      sign();
       put(R"(<text x="{}" y="{}" font-size="11" fill="{}">{}</text>)"
           "\n",
-          at, y + 13, ink, text);
-      at += static_cast<std::int64_t>(text.size()) * 6 + 22;
+          at + width + gap, y + 13, ink, meaning);
+      at += width + gap + words + 22;
     };
-    const auto swatch = [&](OpKind kind, std::uint32_t shade, std::int64_t width, std::string_view letter) {
-      put(R"(<rect x="{}" y="{}" width="{}" height="18" fill="{}"/>)", at, y, width, fill(kind, shade));
+    const auto swatch = [&](std::int64_t from, OpKind kind, std::uint32_t shade, std::int64_t width,
+                            std::string_view letter) {
+      put(R"(<rect x="{}" y="{}" width="{}" height="18" fill="{}"/>)", from, y, width, fill(kind, shade));
       put(R"(<text x="{}" y="{}" font-size="10" text-anchor="middle" fill="{}">{}</text>)"
           "\n",
-          at + width / 2, y + 13, ink, letter);
-      at += width;
+          from + width / 2, y + 13, ink, letter);
     };
     constexpr std::array<OpKind, 4> order{OpKind::forward, OpKind::backward, OpKind::backward_input,
                                           OpKind::backward_weight};
@@ -387,35 +390,32 @@ class Picture {
                                            "backward for weights"};
     for (std::size_t k = 0; k < order.size(); ++k) {
       if (!drawn_[static_cast<std::size_t>(order[k])]) continue;
-      swatch(order[k], 0, 20, letters(order[k]));
-      at += 6;
-      word(names[k]);
+      item(20, names[k], [&] { swatch(at, order[k], 0, 20, letters(order[k])); });
     }
     if (has_pairs_) {
-      const std::int64_t from = at;
-      swatch(OpKind::forward, 0, 16, "F");
-      swatch(OpKind::backward, 0, 28, "B");
-      put(R"(<rect x="{}.7" y="{}.7" width="42.6" height="16.6" fill="none" stroke="#000000" stroke-width="1.4"/>)"
-          "\n",
-          from, y);
-      at += 6;
-      word("overlapped forward and backward");
+      item(44, "overlapped forward and backward", [&] {
+        swatch(at, OpKind::forward, 0, 16, "F");
+        swatch(at + 16, OpKind::backward, 0, 28, "B");
+        put(R"(<rect x="{}.7" y="{}.7" width="42.6" height="16.6" fill="none" stroke="#000000" stroke-width="1.4"/>)"
+            "\n",
+            at, y);
+      });
     }
     for (std::size_t k = 0; k < shade_names_.size(); ++k) {
       const auto shade = static_cast<std::uint32_t>(k);
-      swatch(OpKind::forward, shade, 12, "");
-      swatch(OpKind::backward, shade, 12, "");
-      at += 6;
-      word(shade_names_[k]);
+      item(24, shade_names_[k], [&] {
+        swatch(at, OpKind::forward, shade, 12, "");
+        swatch(at + 12, OpKind::backward, shade, 12, "");
+      });
     }
     if (has_collectives_) {
-      put(R"(<rect x="{}" y="{}" width="20" height="5" fill="#8c959f"/>)", at, y + 7);
-      at += 26;
-      word("gradient reduction");
+      item(20, "gradient reduction",
+           [&] { put(R"(<rect x="{}" y="{}" width="20" height="5" fill="#8c959f"/>)", at, y + 7); });
     }
-    put(R"(<rect x="{}.5" y="{}.5" width="19" height="17" fill="#ffffff" stroke="{}"/>)", at, y, faint);
-    at += 26;
-    word("bubble");
+    item(20, "bubble", [&] {
+      put(R"(<rect x="{}.5" y="{}.5" width="19" height="17" fill="#ffffff" stroke="{}"/>)", at, y, faint);
+    });
+    return y + legend_height;
   }
 
   const std::vector<PictureInput>& inputs_;

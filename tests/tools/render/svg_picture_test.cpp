@@ -75,6 +75,21 @@ TEST(SvgPicture, OfPairsIsTheGoldenText) {
   EXPECT_TRUE(test::matches_golden(svg, "picture_pairs.svg"));
 }
 
+TEST(SvgPicture, EndsLeftOfItsEdge) {
+  // The narrowest picture, with everything that its legend can explain.
+  const Timeline timeline = test::timeline_of(with_pairs(), {.message = 1}, Duration{1'000'000});
+  const std::string svg = svg_picture({{timeline}}, {.width = 500});
+  const std::regex text("<text x=\"([0-9.]+)\" y=\"[0-9.]+\"([^>]*)>([^<]*)<");
+  std::size_t texts = 0;
+  for (std::sregex_iterator match(svg.begin(), svg.end(), text), end; match != end; ++match, ++texts) {
+    const bool begins_there = (*match)[2].str().find("text-anchor") == std::string::npos;
+    // Letters of 11 pixels are 6 wide on average.
+    const double width = begins_there ? 6.0 * static_cast<double>((*match)[3].length()) : 0;
+    EXPECT_LE(std::stod((*match)[1]) + width, 500) << (*match)[3];
+  }
+  EXPECT_GT(texts, 10u);
+}
+
 TEST(SvgPicture, DrawsEveryOpOnceInItsColour) {
   const Timeline timeline = test::timeline_of(with_pairs(), {}, Duration{1'000'000});
   const std::string svg = svg_picture({{timeline}});
