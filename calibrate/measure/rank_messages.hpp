@@ -22,7 +22,7 @@ class RankMessages {
 
  private:
   struct Way {
-    device::Stream stream;
+    device::Stream stream{device::Priority::high};  // as messages of a pipeline have
     device::Event made, arrived;
     bool used = false;
   };

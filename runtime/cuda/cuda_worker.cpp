@@ -9,6 +9,7 @@
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
 #include "runtime/gpu_workers.hpp"
+#include "runtime/layers/gradient_sum.hpp"
 #include "runtime/shared_matrix.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
@@ -253,7 +254,7 @@ class CudaWorker : public Worker {
       if (has_first && has_last) {
         const std::span<float> a = shared_gradients(Stage{0}), b = shared_gradients(last);
         float* const both[] = {a.data(), b.data()};
-        sum_copies(compute_->stream(), both, a.size());
+        layers::sum_copies(compute_->stream(), both, a.size());
         compute_->stream().synchronize();
       } else if (has_first || has_last) {
         transport_->share(i, shared_gradients(has_first ? Stage{0} : last), after);

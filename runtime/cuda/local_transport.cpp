@@ -1,6 +1,6 @@
 #include "runtime/cuda/local_transport.hpp"
 
-#include "runtime/cuda/gradient_kernels.hpp"
+#include "runtime/layers/gradient_sum.hpp"
 #include "schedules/ir/dependencies.hpp"
 #include "schedules/ir/error.hpp"
 
@@ -98,7 +98,7 @@ class LocalExchange::Channel {
 
  private:
   std::mutex mutex_;
-  device::Stream stream_;
+  device::Stream stream_{device::Priority::high};
   std::vector<std::unique_ptr<Transfer>> transfers_;
   std::uint32_t sent_ = 0;
   std::uint32_t received_ = 0;
@@ -127,7 +127,7 @@ class LocalExchange::Reduction {
     if (++arrived_ < parts_.size()) return;
     for (const device::Event* event : after_) stream_.wait(*event);
     begin.record(stream_);
-    sum_copies(stream_, parts_, gradients.size());
+    layers::sum_copies(stream_, parts_, gradients.size());
     end.record(stream_);
     launched.store(true, std::memory_order_release);
   }
@@ -289,13 +289,13 @@ LocalExchange::LocalExchange(const LoweredSchedule& schedule, StepGuard& guard,
     }
   }
   // A stream for each lowest owner: stages of the same owners are summed one after another, others beside
-  // them.
+  // them. Nobody waits for a sum before the step ends.
   reduction_streams_.resize(ranks);
   reductions_.resize(schedule.stages);
   for (std::uint32_t s = 0; s < schedule.stages; ++s) {
     if (owners[s].empty()) continue;
     auto& stream = reduction_streams_[owners[s].front().value];
-    if (!stream) stream = std::make_unique<device::Stream>();
+    if (!stream) stream = std::make_unique<device::Stream>(device::Priority::low);
     reductions_[s] = std::make_unique<Reduction>(schedule.data_parallel, owners[s], *stream);
   }
   pairs_ = static_cast<std::uint32_t>(shared.size());

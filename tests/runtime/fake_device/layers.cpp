@@ -1,5 +1,6 @@
 // Stages that compute on the fake device: the host's reference layers, launched in a stream.
 #include "runtime/cuda/gradient_kernels.hpp"
+#include "runtime/layers/gradient_sum.hpp"
 #include "runtime/device/green_context.hpp"
 #include "runtime/layers/lane.hpp"
 #include "runtime/layers/matmul.hpp"
@@ -25,7 +26,7 @@ std::uint64_t next_choice() { return choices_differ ? ++last_choice : 0; }
 
 }  // namespace plumb::test
 
-namespace plumb::cuda {
+namespace plumb::layers {
 
 void sum_copies(const device::Stream& stream, std::span<float* const> copies, std::uint64_t count) {
   stream.handle()->push([parts = std::vector<float*>(copies.begin(), copies.end()), count] {
@@ -36,6 +37,11 @@ void sum_copies(const device::Stream& stream, std::span<float* const> copies, st
     }
   });
 }
+
+}  // namespace plumb::layers
+
+namespace plumb::cuda {
+
 void sum_of_squares(const device::Stream& stream, const float* values, std::uint64_t count, double*,
                     double* sum) {
   stream.handle()->push([=] {
