@@ -162,8 +162,9 @@ void add_slowdown(Plan& plan, const CalibrationRequest& request, const Measurer&
                                                     "send_recv", "all_to_all", "all_reduce"};
   // Copies inside one GPU have no multiprocessors of their own, and neither has what only computes; NCCL's
   // kernels do: as many as the runtime gives them, and some more.
-  const std::vector<std::uint32_t> shares =
-      request.transport == "local" ? std::vector<std::uint32_t>{0} : std::vector<std::uint32_t>{0, 1, 2, 4, 8};
+  const std::vector<std::uint32_t> shares = request.transport == "local"
+                                                ? std::vector<std::uint32_t>{0}
+                                                : std::vector<std::uint32_t>{0, 1, 2, 4, 8};
   for (const std::uint32_t sms : shares) {
     for (const std::string_view a : classes) {
       for (const std::string_view b : classes) {
@@ -187,6 +188,21 @@ void add_collectives(Plan& plan, const CalibrationRequest& request, const Measur
   }
 }
 
+// What two owners of a stage add up inside one GPU, beside ranks that compute.
+void add_gradient_sums(Plan& plan, const CalibrationRequest& request, const Measurer& measurer) {
+  if (request.transport != "local" || request.ranks < 2) return;
+  std::set<std::int64_t> sizes;
+  for (const Layout* cut : all_cuts(request)) {
+    for (const Stage stage : all_stages(*cut))
+      sizes.insert(stage_bytes(request.model, *cut, stage).gradients.count);
+  }
+  sizes.erase(0);
+  for (const std::int64_t bytes : sizes) {
+    plan.add(TransferTarget{{TransferKind::all_reduce, request.transport, "", {0, 1}, 1, measurer.setting()},
+                            {bytes}});
+  }
+}
+
 }  // namespace
 
 std::vector<Target> plan_targets(const CalibrationRequest& request, const Measurer& measurer) {
@@ -199,6 +215,7 @@ std::vector<Target> plan_targets(const CalibrationRequest& request, const Measur
   }
   add_work(plan, request, measurer.setting());
   add_hops(plan, request, measurer);
+  add_gradient_sums(plan, request, measurer);
   add_memory(plan, request);
   add_parts(plan, request, measurer.setting());
   add_partial_loads(plan, request, measurer.setting());

@@ -238,14 +238,13 @@ std::optional<std::uint32_t> earlier_twin(const ModelShape& model, const Layout&
   return std::nullopt;
 }
 
-// What two owners of a stage need to add up its gradients over NCCL, from an all-reduce of that many bytes.
+// What two owners of a stage need to add up its gradients, from an all-reduce of that many bytes.
 // Of n ranks each sends 2 (n - 1) / n of the bytes, of two as many as there are: where only more than two
 // were measured, two take the shorter time in that proportion.
 std::optional<Duration> measured_exchange(const Calibration& calibration, Bytes gradients) {
   const TransferSeries* best = nullptr;
   for (const TransferSeries& series : calibration.transfers) {
-    if (!series.fit || series.key.kind != TransferKind::all_reduce || series.key.transport != "nccl")
-      continue;
+    if (!series.fit || series.key.kind != TransferKind::all_reduce) continue;
     if (!best || series.key.ranks.size() < best->key.ranks.size()) best = &series;
   }
   if (!best || best->key.ranks.size() < 2) return std::nullopt;

@@ -4,6 +4,7 @@
 #include "schedules/ir/error.hpp"
 #include "schedules/ir/json_document.hpp"
 #include "schedules/model/config.hpp"
+#include "schedules/model/layer_costs.hpp"
 
 #include <algorithm>
 #include <map>
@@ -234,6 +235,29 @@ TEST(Session, WithAFlushedCacheItPlansStagesAndLayersInASettingOfTheirOwn) {
     EXPECT_FALSE(seen.contains(target));
     EXPECT_THAT(to_string(target), HasSubstr(", cache flushed"));
   }
+}
+
+// Of every stage all of its gradients, float32, among ranks that compute; over NCCL an all-reduce of any size
+// says it.
+TEST(Session, PlansWhatTwoOwnersOfAStageAddUpInsideOneGpu) {
+  MadeUp device;
+  const auto sums = [&](const CalibrationRequest& wanted) {
+    std::vector<TransferTarget> found;
+    for (const Target& target : plan_targets(wanted, device)) {
+      const auto* transfer = std::get_if<TransferTarget>(&target);
+      if (transfer && transfer->key.kind == TransferKind::all_reduce &&
+          transfer->key.setting == device.setting())
+        found.push_back(*transfer);
+    }
+    return found;
+  };
+  CalibrationRequest wanted = request(4);
+  const std::vector<TransferTarget> found = sums(wanted);
+  ASSERT_EQ(found.size(), 1u) << "an mlp's stages have equally many parameters";
+  EXPECT_EQ(found[0].size, stage_bytes(wanted.model, wanted.layout, Stage{1}).gradients);
+  EXPECT_EQ(found[0].key.ranks, (std::vector<std::uint32_t>{0, 1}));
+  wanted.transport = "nccl";
+  EXPECT_TRUE(sums(wanted).empty());
 }
 
 TEST(Session, ARankAloneNeedsNoCollectives) {
