@@ -16,20 +16,24 @@ using Clock = std::chrono::steady_clock;
 
 // While the host waits for one turn, so many others are queued behind it.
 constexpr std::size_t ahead = 2;
-// The power limit's control swings in a third of a second: several of them for what is compared with each
-// other; one thing alone is compared with nothing that was sampled beside it.
-constexpr Duration observing_turns{1'500'000'000};
+// The power limit's control swings with a period of a third of a second to a whole one: several of them for
+// what is compared with each other; one thing alone is compared with nothing that was sampled beside it.
+constexpr Duration observing_turns{3'000'000'000};
 // A calibration that is interrupted loses no more than what it samples in turns just then.
 constexpr Duration most_of_turns{8'000'000'000};
 
 Duration since(Clock::time_point begin) { return {std::chrono::nanoseconds(Clock::now() - begin).count()}; }
 
+// So many that some of a begin's and an end's blocks meet on one multiprocessor: of one block each, half the
+// readings came to nothing.
+constexpr std::uint32_t noting_blocks = 32;
+
 struct Slot {
   device::Event begin{device::EventKind::timing};
   device::Event end{device::EventKind::timing};
   device::Event noted;
-  device::ClockCount clock_at_begin{1};
-  device::ClockCount clock_at_end{1};
+  device::ClockCount clock_at_begin{noting_blocks};
+  device::ClockCount clock_at_end{noting_blocks};
 };
 
 struct Queued {
