@@ -8,6 +8,7 @@
 #include "runtime/device/buffer.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
+#include "runtime/layers/gradient_sum.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
 
@@ -23,6 +24,7 @@ namespace {
 
 constexpr Bytes largest_message{64 << 20};
 constexpr std::size_t most_at_once = 4;
+constexpr Bytes largest_sum{std::int64_t{1} << 30};
 
 class LocalMeasurer final : public Measurer {
  public:
@@ -74,6 +76,9 @@ class LocalMeasurer final : public Measurer {
       return ranks_.front()->has_memory(memory->work);
     if (const auto* transfer = std::get_if<TransferTarget>(&target)) {
       const TransferKind kind = transfer->key.kind;
+      if (kind == TransferKind::all_reduce)
+        return transfer->key.ranks.size() == 2 && transfer->key.setting == setting_ &&
+               transfer->size <= largest_sum;
       const bool message = kind == TransferKind::hop || kind == TransferKind::one_way ||
                            kind == TransferKind::both_ways || kind == TransferKind::at_once;
       return message && transfer->key.at_once <= most_at_once && transfer->size <= largest_message;
@@ -127,8 +132,9 @@ class LocalMeasurer final : public Measurer {
 
   Measurement measure_one(const TransferTarget& target, const StoppingRule& rule) {
     const SampleSet sampled =
-        target.key.kind == TransferKind::hop
-            ? time_hop(target.size, rule)
+        target.key.kind == TransferKind::hop ? time_hop(target.size, rule)
+        : target.key.kind == TransferKind::all_reduce
+            ? time_sum(target.size, rule)
             : time_copies(target.key.kind == TransferKind::both_ways ? 2 : target.key.at_once, target.size,
                           rule);
     TransferKey key = target.key;
@@ -140,7 +146,9 @@ class LocalMeasurer final : public Measurer {
   }
 
   /// From the end of rank 0's op to the begin of rank 1's, which waits for the message; both have other work
-  /// before, rank 0 has other work after.
+  /// before, rank 0 has other work after. Events are noted and waited for as in a pipeline, each of which
+  /// takes some microseconds: the place in rank 1's memory has to be free, and the copy's begin and end are
+  /// timed. Meanwhile both ranks have a stream that waits for what they will send next.
   SampleSet time_hop(Bytes size, const StoppingRule& rule) {
     RankStreams& from = ranks_[0]->streams();
     RankStreams& to = ranks_[1]->streams();
@@ -151,16 +159,41 @@ class LocalMeasurer final : public Measurer {
     // message.
     return sampler_.sample({from.main, begin_, end_,
                             [&] {
+                              free_.record(to.main);
                               producer.launch(WorkKind::forward);
                               begin_.record(from.main);
                               from.copies.wait(begin_);
+                              from.copies.wait(free_);
+                              moving_.record(from.copies);
                               device::copy(from.copies, message(received_, 0), message(sent_, 0),
                                            static_cast<std::size_t>(size.count));
                               arrived_.record(from.copies);
                               to.main.wait(arrived_);
                               end_.record(to.main);
                               consumer.launch(WorkKind::forward);
+                              ranks_[1]->send(WorkKind::forward);
                               producer.launch(WorkKind::forward);
+                              ranks_[0]->send(WorkKind::forward);
+                            }},
+                           WarmUp::until_the_clock_settles, rule);
+  }
+
+  /// What two ranks hold of one stage's gradients, added up while all compute.
+  SampleSet time_sum(Bytes size, StoppingRule rule) {
+    keep_busy(0);
+    if (summands_[0].bytes() < size) {
+      for (device::Buffer& one : summands_) {
+        one = device::Buffer(size);
+        device::fill(sums_, one.data(), 0, static_cast<std::size_t>(size.count));
+      }
+    }
+    const std::array<float*, 2> both{summands_[0].as<float>(), summands_[1].as<float>()};
+    const auto count = static_cast<std::uint64_t>(size.count) / sizeof(float);
+    return sampler_.sample({sums_, begin_, end_,
+                            [&] {
+                              begin_.record(sums_);
+                              layers::sum_copies(sums_, both, count);
+                              end_.record(sums_);
                             }},
                            WarmUp::until_the_clock_settles, rule);
   }
@@ -209,8 +242,11 @@ class LocalMeasurer final : public Measurer {
   device::Buffer sent_, received_;
   std::vector<device::Stream> copy_streams_;
   std::array<device::Event, most_at_once> copied_;
+  std::array<device::Buffer, 2> summands_;
+  device::Stream sums_{device::Priority::low};
   device::Event begin_{device::EventKind::timing}, end_{device::EventKind::timing};
-  device::Event arrived_;
+  device::Event free_;
+  device::Event moving_{device::EventKind::timing}, arrived_{device::EventKind::timing};
   Sampler sampler_;
   std::vector<std::optional<Background>> busy_;        // [rank]
   Company company_ = Company::forwards_and_backwards;  // of those that are

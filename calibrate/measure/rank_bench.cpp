@@ -34,6 +34,7 @@ RankStreams::RankStreams(const device::GreenContext* share, std::uint32_t multip
     : main(share ? share->stream() : device::Stream()),
       beside(share ? share->stream() : device::Stream()),
       pair_forward(layers::pair_forward_stream(share)),
+      copies(device::Priority::high),
       main_lane(main, multiprocessors),
       beside_lane(beside, multiprocessors),
       pair_forward_lane(pair_forward, multiprocessors),

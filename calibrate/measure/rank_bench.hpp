@@ -68,6 +68,8 @@ class RankBench {
 
   /// From here on messages of that size follow each op, be it measured or beside one that is.
   void send_messages(Bytes bytes) { messages_.emplace(bytes); }
+  /// What an op of this kind sends, behind what is in the main stream.
+  void send(WorkKind kind);
   /// Computes forwards and backwards of a layer, or pairs of both, until the result is destroyed.
   Background busy(Company company = Company::forwards_and_backwards);
   /// All in turns, in the order in which they were asked for.
@@ -102,7 +104,6 @@ class RankBench {
 
   /// And what it sends.
   void launch(StageRig& rig, WorkKind kind);
-  void send(WorkKind kind);
 
   RankStreams streams_;
   std::optional<RankMessages> messages_;
