@@ -7,6 +7,7 @@
 #include "calibrate/measure/rank_bench.hpp"
 #include "calibrate/provenance.hpp"
 #include "calibrate/work.hpp"
+#include "runtime/bootstrap/agreement.hpp"
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/device/communicator.hpp"
 #include "runtime/device/device_info.hpp"
@@ -33,23 +34,6 @@ std::string host_name() {
   std::string name(256, '\0');
   if (gethostname(name.data(), name.size()) != 0) return "";
   return name.substr(0, name.find('\0'));
-}
-
-std::string to_text(const std::map<std::string, std::string>& map) {
-  std::string out;
-  for (const auto& [key, value] : map) out += key + '\t' + value + '\n';
-  return out;
-}
-
-std::map<std::string, std::string> read_text(const std::string& text) {
-  std::map<std::string, std::string> map;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t tab = text.find('\t', at);
-    const std::size_t end = text.find('\n', tab);
-    map[text.substr(at, tab - at)] = text.substr(tab + 1, end - tab - 1);
-    at = end + 1;
-  }
-  return map;
 }
 
 bool is_message(TransferKind kind) {
@@ -81,7 +65,11 @@ class NcclMeasurer final : public Measurer {
     p.gpus = shared_gpu_ ? (request_.ranks + setting_.of - 1) / setting_.of : request_.ranks;
     return p;
   }
-  std::map<std::string, std::string> algorithms() const override { return algorithms_.to_text(); }
+  std::map<std::string, std::string> algorithms() const override {
+    std::map<std::string, std::string> all = algorithms_.to_text();
+    all.insert(chosen_.begin(), chosen_.end());  // products that only others compute
+    return all;
+  }
   Setting setting() const override { return setting_; }
 
   // Ranks of one GPU, or of one machine, are alike; one pair stands for each sort of neighbour that there is.
@@ -168,12 +156,7 @@ class NcclMeasurer final : public Measurer {
         if (own == 0) classes_.emplace(request_, algorithms_, bench_->streams());
         device::synchronize();
       }
-      std::string all;
-      for (const std::string& one :
-           rendezvous_.gather(bench_ ? to_text(algorithms_.to_text()) : std::string()))
-        all += one;
-      for (const auto& [product, algorithm] : read_text(rendezvous_.broadcast(all)))
-        chosen.emplace(product, algorithm);
+      chosen = agree(rendezvous_, bench_ ? algorithms_.to_text() : chosen);
     }
     const Bytes message =
         std::max(stage_bytes(request_.model, request_.layout, Stage{0}).activation_message, Bytes{1 << 10});
