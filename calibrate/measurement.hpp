@@ -81,11 +81,15 @@ enum class TransferKind : std::uint8_t {
 std::string_view words(TransferKind kind);
 std::optional<TransferKind> parse_transfer_kind(std::string_view word);
 
+/// Sums of more gradients than that are as long in proportion.
+constexpr Bytes largest_sum{std::int64_t{1} << 30};
+
 struct TransferKey {
   TransferKind kind = TransferKind::one_way;
   std::string transport;             // `local` (device copies in one process), `nccl`
   std::string link;                  // `one gpu`, `nvlink`, `network` …: what joins the ranks
   std::vector<std::uint32_t> ranks;  // from, to; or all members of a collective
+  /// Messages, or sums of two ranks: of so many pairs, of which `ranks` are the outermost, r and P - 1 - r.
   std::uint32_t at_once = 1;
   Setting setting;
   auto operator<=>(const TransferKey&) const = default;

@@ -203,6 +203,23 @@ void add_gradient_sums(Plan& plan, const CalibrationRequest& request, const Meas
   }
 }
 
+// What the two owners of a stage add up over NCCL at the end of a step, of the gradients that this model has.
+// All pairs of owners do so at about the same time, ranks r and P - 1 - r as in a bidirectional pipeline.
+void add_sums_of_pairs(Plan& plan, const CalibrationRequest& request, const Measurer& measurer) {
+  if (request.transport == "local" || request.ranks < 2) return;
+  Setting idle = measurer.setting();
+  idle.others_busy = false;
+  std::set<std::int64_t> sizes{1 << 20, 1 << 24, 1 << 26};
+  for (const Stage stage : all_stages(request.layout)) {
+    const std::int64_t bytes = stage_bytes(request.model, request.layout, stage).gradients.count;
+    sizes.insert(std::min(bytes, largest_sum.count));
+  }
+  sizes.erase(0);
+  const TransferKey key{TransferKind::all_reduce, request.transport, "",
+                        {0, request.ranks - 1},   request.ranks / 2, idle};
+  for (const std::int64_t bytes : sizes) plan.add(TransferTarget{key, {bytes}});
+}
+
 }  // namespace
 
 std::vector<Target> plan_targets(const CalibrationRequest& request, const Measurer& measurer) {
@@ -216,6 +233,7 @@ std::vector<Target> plan_targets(const CalibrationRequest& request, const Measur
   add_work(plan, request, measurer.setting());
   add_hops(plan, request, measurer);
   add_gradient_sums(plan, request, measurer);
+  add_sums_of_pairs(plan, request, measurer);
   add_memory(plan, request);
   add_parts(plan, request, measurer.setting());
   add_partial_loads(plan, request, measurer.setting());

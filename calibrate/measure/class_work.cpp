@@ -124,4 +124,8 @@ void ClassWork::launch(const std::string& work_class, const Lane& lane) const {
   for (const Launch& piece : work_.at(work_class)) piece(lane);
 }
 
+void ClassWork::launch_one(const std::string& work_class, const Lane& lane) const {
+  work_.at(work_class).front()(lane);
+}
+
 }  // namespace plumb::measure

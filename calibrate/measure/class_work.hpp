@@ -27,6 +27,8 @@ class ClassWork {
   bool has(const std::string& work_class) const { return work_.contains(work_class); }
   /// Queues all of it once; a message is copied in the lane's stream, whatever multiprocessors that one has.
   void launch(const std::string& work_class, const layers::Lane& lane) const;
+  /// Queues its first kernel only.
+  void launch_one(const std::string& work_class, const layers::Lane& lane) const;
 
  private:
   using Launch = std::function<void(const layers::Lane&)>;

@@ -85,12 +85,19 @@ Joint NcclContention::again_and_again(const Communication& what) {
   return joint;
 }
 
-SampleSet NcclContention::time_collective(TransferKind kind, Bytes size, const StoppingRule& rule) {
-  std::vector<std::uint32_t> ranks;
-  for (std::uint32_t r = 0; r < rank_.rendezvous.ranks(); ++r) ranks.push_back(r);
+SampleSet NcclContention::time_collective(const TransferTarget& target, const StoppingRule& rule) {
+  const TransferKey& key = target.key;
   rank_.keep_busy(false);
-  const Communication what{kind, rank_.links.between(ranks, rank_.channels), size};
-  return rank_.sample(again_and_again(what), WarmUp::a_few_runs, rule);
+  NcclLink* own = nullptr;
+  for (std::uint32_t i = 0; i < key.at_once; ++i) {
+    std::vector<std::uint32_t> ranks = key.ranks;
+    if (i > 0) ranks = {key.ranks.front() + i, key.ranks.back() - i};
+    if (NcclLink* const link = rank_.links.between(ranks, rank_.room.sum_channels)) own = link;
+  }
+  StoppingRule fewer = rule;
+  constexpr Bytes long_ones{128 << 20};  // a tenth of a second and more through sockets
+  if (target.size > long_ones) fewer.least = std::min(fewer.least, 3u);
+  return rank_.sample(again_and_again({key.kind, own, target.size}), WarmUp::a_few_runs, fewer);
 }
 
 // Rank 0 computes while the ranks communicate from before its begin to behind its end: a round in which they
@@ -186,7 +193,8 @@ bool NcclContention::can_time(const SlowdownKey& key) const {
   if (!sends && !beside)
     return key.communication_sms == 0 && classes_->has(key.work_class) && classes_->has(key.beside);
   // As many as the runtime gives NCCL, and some more.
-  if (key.communication_sms != rank_.channels && key.communication_sms != 4 * rank_.channels) return false;
+  if (key.communication_sms != rank_.room.channels && key.communication_sms != 4 * rank_.room.channels)
+    return false;
   return classes_->has(sends ? key.beside : key.work_class);
 }
 

@@ -25,8 +25,8 @@ class NcclContention {
   NcclContention(NcclRank& rank, ClassBench* classes, Bytes message, bool dispatches)
       : rank_(rank), classes_(classes), message_(message), dispatches_(dispatches) {}
 
-  /// A collective over all ranks that nobody computes beside. All ranks together; the samples on rank 0.
-  SampleSet time_collective(TransferKind kind, Bytes size, const StoppingRule& rule);
+  /// A collective that nobody computes beside. All ranks together; the samples on rank 0.
+  SampleSet time_collective(const TransferTarget& target, const StoppingRule& rule);
 
   /// On rank 0, computation beside communication or the other way round: alone, and together. All ranks
   /// together; rank 0 has the result.

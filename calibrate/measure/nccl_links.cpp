@@ -61,10 +61,14 @@ void NcclLinks::wait(const device::Event& event, const std::string& what) {
       }
     }
   } catch (const DeviceError&) {
-    for (const auto& [key, link] : links_) {
-      if (link) link->communicator.abort();
-    }
+    abort();
     throw;
+  }
+}
+
+void NcclLinks::abort() noexcept {
+  for (const auto& [key, link] : links_) {
+    if (link) link->communicator.abort();
   }
 }
 

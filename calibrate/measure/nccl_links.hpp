@@ -37,6 +37,8 @@ class NcclLinks {
   /// Until the event has happened. Where NCCL met an error, a rank is gone or the deadline passes, all is
   /// aborted, and a DeviceError says who waited for what.
   void wait(const device::Event& event, const std::string& what);
+  /// What waits ends, and nothing can be sent any more.
+  void abort() noexcept;
 
  private:
   static constexpr std::chrono::milliseconds look{2};  // at the others, now and then

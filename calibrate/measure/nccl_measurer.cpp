@@ -3,6 +3,7 @@
 #include "calibrate/measure/class_bench.hpp"
 #include "calibrate/measure/nccl_contention.hpp"
 #include "calibrate/measure/nccl_messages.hpp"
+#include "calibrate/measure/nccl_neighbours.hpp"
 #include "calibrate/measure/nccl_rank.hpp"
 #include "calibrate/measure/rank_bench.hpp"
 #include "calibrate/provenance.hpp"
@@ -47,7 +48,10 @@ class NcclMeasurer final : public Measurer {
       : request_(request),
         rendezvous_(*place.rendezvous),
         info_(device::device_info()),
-        shared_gpu_(place.shares > 1) {
+        shared_gpu_(place.shares > 1),
+        room_(shared_gpu_         ? device::room_in_a_share()
+              : request.ranks > 1 ? device::room_on_own_gpu()
+                                  : device::room_as_they_come()) {
     if (request.layout.stages.empty()) throw BadInput("calibrate", "the layout has no stages");
     if (shared_gpu_) shares_ = device::partition(place.shares);
     const device::GreenContext* share = shared_gpu_ ? &shares_.at(place.share) : nullptr;
@@ -58,6 +62,10 @@ class NcclMeasurer final : public Measurer {
     hosts_ = rendezvous_.gather(shared_gpu_ ? "" : host_name());
     find_work();
     make_bench(share);
+  }
+
+  ~NcclMeasurer() override {
+    if (rank_) rank_->keep_busy(false);  // it sends to neighbours
   }
 
   Provenance provenance() const override {
@@ -100,9 +108,11 @@ class NcclMeasurer final : public Measurer {
       return bench_->has_memory(memory->work) || stages_.contains(memory->work);
     if (const auto* transfer = std::get_if<TransferTarget>(&target)) {
       const TransferKey& key = transfer->key;
-      // What is reduced or gathered lies where several messages do.
-      const Bytes room = is_message(key.kind) ? rank_->largest : rank_->largest * most_nccl_messages;
-      return key.ranks.size() >= 2 && transfer->size <= room && key.at_once <= most_nccl_messages;
+      if (key.ranks.size() < 2) return false;
+      if (key.kind == TransferKind::all_reduce) return transfer->size <= rank_->sent.bytes();
+      // What is gathered lies where several messages do.
+      const Bytes room = is_message(key.kind) ? rank_->largest : rank_->received.bytes();
+      return transfer->size <= room && key.at_once <= most_nccl_messages;
     }
     return request_.ranks > 1 && contention_->can_time(std::get<SlowdownTarget>(target).key);
   }
@@ -120,7 +130,14 @@ class NcclMeasurer final : public Measurer {
  private:
   // As many as the runtime computes on.
   std::uint32_t compute_multiprocessors(const device::GreenContext* share) const {
-    return share ? share->multiprocessors() - device::multiprocessors_for_messages : info_.multiprocessors;
+    return (share ? share->multiprocessors() : info_.multiprocessors) - room_.left_free;
+  }
+
+  Bytes largest_gradients() const {
+    Bytes largest;
+    for (std::uint32_t s = 0; s < request_.layout.stages.size(); ++s)
+      largest = std::max(largest, stage_bytes(request_.model, request_.layout, Stage{s}).gradients);
+    return std::min(largest, largest_sum);
   }
 
   // What every rank knows of all ranks: which sorts of stages there are, who has them, and their parts.
@@ -160,16 +177,21 @@ class NcclMeasurer final : public Measurer {
     }
     const Bytes message =
         std::max(stage_bytes(request_.model, request_.layout, Stage{0}).activation_message, Bytes{1 << 10});
-    rank_.emplace(rendezvous_, *bench_, sampler_, share, message);
+    rank_.emplace(rendezvous_, *bench_, sampler_, share, room_, message, largest_gradients());
     messages_.emplace(*rank_, *filler_);
+    neighbours_.emplace(
+        rendezvous_, rank_->links, bench_->streams().main,
+        NeighbourMessages::Messages{
+            message, rank_->to_send(), {rank_->to_receive(0), rank_->to_receive(1)}, room_.channels});
+    bench_->send_by([this] { neighbours_->send_behind_op(); });
     contention_.emplace(*rank_, classes_ ? &*classes_ : nullptr, message, request_.model.experts.has_value());
     chosen_ = chosen;
     rendezvous_.barrier();
   }
 
-  // Whoever has some of it measures what it has in turns, all ranks at the same time; the others, and those
-  // that are ready before the last one, compute a layer; some may have to be idle. Where all have a thing
-  // they are told apart.
+  // Whoever has some of it measures what it has in turns, all ranks at the same time, and messages come and
+  // go meanwhile; the others, and those that are ready before the last one, compute a layer; some may have to
+  // be idle. Where all have a thing they are told apart.
   std::vector<Measurement> measure_work(const std::vector<WorkTarget>& targets, const StoppingRule& rule) {
     const Setting& setting = targets.front().setting;
     const Company company = company_of(targets.front().work.kind);
@@ -178,14 +200,24 @@ class NcclMeasurer final : public Measurer {
     for (const WorkTarget& target : targets) {
       if (!idle && bench_->has(target.work)) own.push_back(target);
     }
-    rank_->keep_busy(!idle && own.empty() && setting.others_busy, company);
+    const bool others_busy = !idle && setting.others_busy;
+    rank_->keep_busy(own.empty() && others_busy, company);
     if (setting.idle_others != idle_others_ || company != company_) sampler_.load().changes();
     idle_others_ = setting.idle_others;
     company_ = company;
+    bool ended = false;
+    const auto end = [&] {
+      rank_->keep_busy(others_busy, company);
+      neighbours_->end();
+      ended = true;
+    };
     std::vector<Measurement> measured;
-    if (!own.empty()) measured = bench_->time_in_turns(own, rule, sampler_.load());
-    rank_->keep_busy(!idle && setting.others_busy, company);
-    rendezvous_.barrier();
+    if (own.empty()) {
+      neighbours_->begin();
+    } else {
+      measured = bench_->time_in_turns(own, rule, sampler_.load(), {[this] { neighbours_->begin(); }, end});
+    }
+    if (!ended) end();
     sampler_.load().was_until_now();
     for (Measurement& one : measured) {
       auto& work = std::get<TimedWork>(one.figures);
@@ -206,7 +238,7 @@ class NcclMeasurer final : public Measurer {
     const bool message = kind == TransferKind::hop || kind == TransferKind::one_way ||
                          kind == TransferKind::both_ways || kind == TransferKind::at_once;
     const SampleSet set =
-        message ? messages_->time(target, rule) : contention_->time_collective(kind, target.size, rule);
+        message ? messages_->time(target, rule) : contention_->time_collective(target, rule);
     if (rendezvous_.rank() != 0) return {};
     return {{Transfer{target.key, {target.size, set.summary()}}, set.samples()}};
   }
@@ -229,6 +261,7 @@ class NcclMeasurer final : public Measurer {
   Rendezvous& rendezvous_;
   device::DeviceInfo info_;
   bool shared_gpu_;
+  device::MessageRoom room_;
   std::vector<device::GreenContext> shares_;
   Setting setting_;
   std::vector<std::string> hosts_;  // [rank] on rank 0; empty names where one GPU is all there is
@@ -244,6 +277,7 @@ class NcclMeasurer final : public Measurer {
   std::optional<ClassWork> filler_;
   std::optional<ClassBench> classes_;  // of rank 0
   std::optional<NcclRank> rank_;
+  std::optional<NeighbourMessages> neighbours_;
   std::optional<NcclMessages> messages_;
   std::optional<NcclContention> contention_;
   Sampler sampler_;

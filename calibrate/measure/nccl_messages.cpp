@@ -21,8 +21,8 @@ std::vector<Duration> spans(TimingEvents& begins, TimingEvents& ends, std::uint3
 }  // namespace
 
 NcclMessages::Channels NcclMessages::channels(Pair pair) {
-  NcclLink* const there = rank_.links.between({pair.first, pair.second}, rank_.channels);
-  NcclLink* const back = rank_.links.between({pair.second, pair.first}, rank_.channels);
+  NcclLink* const there = rank_.links.between({pair.first, pair.second}, rank_.room.channels);
+  NcclLink* const back = rank_.links.between({pair.second, pair.first}, rank_.room.channels);
   return {there, back};
 }
 
@@ -72,7 +72,7 @@ Joint NcclMessages::hop(Pair pair, Bytes size) {
   NcclRank& rank = rank_;
   const device::Stream& main = rank.bench.streams().main;
   const auto compute = [this] { rank_.bench.layer().launch(WorkKind::forward); };
-  const auto go_on = [this] { filler_.launch("gemm", rank_.bench.streams().main_lane); };
+  const auto go_on = [this] { filler_.launch_one("gemm", rank_.bench.streams().main_lane); };
   Joint joint;
   joint.play = [&rank, &main, there = there, back = back, pair, size, compute, go_on,
                 this](std::uint32_t repeats) {
@@ -92,6 +92,11 @@ Joint NcclMessages::hop(Pair pair, Bytes size) {
       };
       const auto receive = [&](const device::Event& consumer) {
         move(receives, size);
+        // What comes ahead of its place is copied there.
+        if (rank.room.receives_ahead) {
+          device::copy(receives.stream, rank.to_receive(1), rank.to_receive(),
+                       static_cast<std::size_t>(size.count));
+        }
         rank.order.record(receives.stream);
         main.wait(rank.order);
         consumer.record(main);

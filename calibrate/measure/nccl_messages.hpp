@@ -13,7 +13,7 @@ namespace plumb::measure {
 
 class NcclMessages {
  public:
-  /// `filler`: has work of class `gemm`, less than a layer's forward.
+  /// `filler`: has work of class `gemm`, whose first kernel is less than a layer's forward.
   NcclMessages(NcclRank& rank, const ClassWork& filler) : rank_(rank), filler_(filler) {}
 
   /// All ranks together; the samples on rank 0.

@@ -8,14 +8,14 @@ constexpr std::chrono::seconds deadline{30};
 }  // namespace
 
 NcclRank::NcclRank(Rendezvous& meeting, RankBench& place, Sampler& timer, const device::GreenContext* share,
-                   Bytes message)
+                   const device::MessageRoom& given, Bytes message, Bytes gradients)
     : rendezvous(meeting),
       bench(place),
       sampler(timer),
-      channels(runtime_channels(share != nullptr)),
+      room(given),
       largest(std::max(Bytes{32 << 20}, message)),
       links(meeting, share, deadline),
-      sent(largest * most_nccl_messages),
+      sent(std::max(largest * most_nccl_messages, gradients)),
       received(largest * most_nccl_messages) {
   // Sums of what is not a number are not slower, but nobody wants to explain them.
   for (const device::Buffer* buffer : {&sent, &received})

@@ -8,6 +8,7 @@
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/device/buffer.hpp"
 #include "runtime/device/event.hpp"
+#include "runtime/device/message_room.hpp"
 #include "schedules/ir/units.hpp"
 
 #include <chrono>
@@ -20,11 +21,6 @@
 namespace plumb::measure {
 
 constexpr std::size_t most_nccl_messages = 4;  // at once
-/// As many blocks of a kernel as the runtime gives NCCL when nobody says otherwise.
-constexpr std::uint32_t runtime_channels(bool in_a_share) {
-  return in_a_share ? device::channels_in_a_share : 2;
-}
-
 /// Events that date what comes again and again.
 class TimingEvents {
  public:
@@ -38,9 +34,10 @@ class TimingEvents {
 };
 
 struct NcclRank {
-  /// `message`: what the model sends; smaller ones are measured in any case.
+  /// `message`: what the model sends; smaller ones are measured in any case. `gradients`: the most that
+  /// are added up. `given`: as the runtime has it.
   NcclRank(Rendezvous& meeting, RankBench& place, Sampler& timer, const device::GreenContext* share,
-           Bytes message);
+           const device::MessageRoom& given, Bytes message, Bytes gradients);
 
   std::uint32_t rank() const { return rendezvous.rank(); }
   std::byte* to_send(std::size_t which = 0) const { return at(sent, which); }
@@ -56,11 +53,11 @@ struct NcclRank {
   Rendezvous& rendezvous;
   RankBench& bench;
   Sampler& sampler;
-  std::uint32_t channels;  // of a communicator
-  Bytes largest;           // message
+  device::MessageRoom room;
+  Bytes largest;  // message
   NcclLinks links;
   Gate gate;
-  device::Buffer sent, received;  // most_nccl_messages of the largest each
+  device::Buffer sent, received;  // most_nccl_messages of the largest each; what is added up is in `sent`
   device::Event base{device::EventKind::timing}, order;
   TimingEvents left, returned;
 

@@ -125,9 +125,11 @@ void RankBench::launch(StageRig& rig, WorkKind kind) {
 
 // A forward's output or a backward's gradient, of a pair both; weights' gradients stay.
 void RankBench::send(WorkKind kind) {
-  if (!messages_ || kind == WorkKind::backward_weight || kind == WorkKind::optimizer) return;
-  messages_->send_behind(streams_.main);
-  if (kind == WorkKind::forward_beside_backward) messages_->send_behind(streams_.main);
+  if (kind == WorkKind::backward_weight || kind == WorkKind::optimizer) return;
+  for (int i = 0; i < (kind == WorkKind::forward_beside_backward ? 2 : 1); ++i) {
+    if (messages_) messages_->send_behind(streams_.main);
+    if (send_by_) send_by_();
+  }
 }
 
 RankBench::Op RankBench::op_of(const WorkTarget& target) const {
@@ -137,7 +139,8 @@ RankBench::Op RankBench::op_of(const WorkTarget& target) const {
 }
 
 std::vector<Measurement> RankBench::time_in_turns(const std::vector<WorkTarget>& targets,
-                                                  const StoppingRule& rule, Load& load) {
+                                                  const StoppingRule& rule, Load& load,
+                                                  const Meanwhile& meanwhile) {
   std::vector<Op> ops;
   std::vector<const WorkTarget*> asked_first;  // [op]
   for (const WorkTarget& target : targets) {
@@ -172,7 +175,7 @@ std::vector<Measurement> RankBench::time_in_turns(const std::vector<WorkTarget>&
       }
       turns.push_back(std::move(turn));
     }
-    const std::vector<TurnSamples> sampled = sample_in_turns(streams_.main, turns, rule, load);
+    const std::vector<TurnSamples> sampled = sample_in_turns(streams_.main, turns, rule, load, meanwhile);
     for (std::size_t i = 0; i < ops.size(); ++i) {
       ops[i].parts ? keep_parts(ops[i], sampled[i], parts[i]) : keep(ops[i], *asked_first[i], sampled[i]);
     }

@@ -14,10 +14,12 @@
 #include "schedules/model/layer_costs.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace plumb::measure {
@@ -68,13 +70,16 @@ class RankBench {
 
   /// From here on messages of that size follow each op, be it measured or beside one that is.
   void send_messages(Bytes bytes) { messages_.emplace(bytes); }
+  /// The same by other means: called where a message is to follow what is in the main stream.
+  void send_by(std::function<void()> send) { send_by_ = std::move(send); }
   /// What an op of this kind sends, behind what is in the main stream.
   void send(WorkKind kind);
   /// Computes forwards and backwards of a layer, or pairs of both, until the result is destroyed.
   Background busy(Company company = Company::forwards_and_backwards);
-  /// All in turns, in the order in which they were asked for.
+  /// All in turns, in the order in which they were asked for. Nothing goes on meanwhile where all was timed
+  /// before, under another name.
   std::vector<Measurement> time_in_turns(const std::vector<WorkTarget>& targets, const StoppingRule& rule,
-                                         Load& load);
+                                         Load& load, const Meanwhile& meanwhile = {});
   Measurement time_work(const WorkTarget& target, const StoppingRule& rule, Load& load) {
     return time_in_turns({target}, rule, load).front();
   }
@@ -107,6 +112,7 @@ class RankBench {
 
   RankStreams streams_;
   std::optional<RankMessages> messages_;
+  std::function<void()> send_by_;
   std::vector<std::unique_ptr<StageRig>> held_;
   std::map<WorkKey, StageRig*> rigs_;  // by the key of the forward; two names may have one
   StageRig* layer_ = nullptr;

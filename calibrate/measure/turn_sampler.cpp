@@ -54,7 +54,7 @@ Duration median_of(std::vector<Duration>& durations) {
 }  // namespace
 
 std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span<const Turn> turns,
-                                         const StoppingRule& rule, Load& load) {
+                                         const StoppingRule& rule, Load& load, const Meanwhile& meanwhile) {
   const Duration warming = load.settling();
   RoundRobin order(turns.size(), rule, turns.size() > 1 ? observing_turns : observing_load, most_of_turns);
   std::vector<std::vector<Duration>> launches(turns.size());
@@ -98,8 +98,10 @@ std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span
   auto counted_from = begun;
   bool counts = false;
   // At least one whole round is warm-up: kernels are loaded, and caches are as they will be.
+  const std::size_t first_round = std::max<std::size_t>(turns.size(), 3);
   for (std::size_t number = 0;; ++number) {
-    if (!counts && number >= std::max<std::size_t>(turns.size(), 3) && since(begun) >= warming) {
+    if (number == first_round && meanwhile.begin) meanwhile.begin();
+    if (!counts && number >= first_round && since(begun) >= warming) {
       counts = true;
       counted_from = Clock::now();
     }
@@ -109,6 +111,7 @@ std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span
     if (counts && order.over(since(counted_from))) break;
   }
   while (!queue.empty()) collect();
+  if (meanwhile.end) meanwhile.end();
 
   std::vector<TurnSamples> sampled(turns.size());
   for (std::size_t thing = 0; thing < turns.size(); ++thing) {

@@ -29,10 +29,18 @@ struct TurnSamples {
   Duration host_launch;            // median of what `launch` took on the host
 };
 
+/// What goes on beside all turns: begun once each has run and whatever they need is there, and ended before
+/// any of it is given back, so in between nothing waits for the whole device.
+struct Meanwhile {
+  std::function<void()> begin = {};
+  std::function<void()> end = {};
+};
+
 /// All in `stream`. Another turn is queued before the last one has ended, so that the measured rank is as
 /// busy as one of a full pipeline; what the host was late for does not count (calibrate/round_robin). Warmed
 /// up until the clock has settled, which `load` knows. [turn]
 std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span<const Turn> turns,
-                                         const StoppingRule& rule, Load& load);
+                                         const StoppingRule& rule, Load& load,
+                                         const Meanwhile& meanwhile = {});
 
 }  // namespace plumb::measure

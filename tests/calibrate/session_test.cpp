@@ -125,6 +125,30 @@ TEST(Session, PlansEachTargetOnceAndTheStagesFirst) {
   for (const Target& target : targets) EXPECT_TRUE(device.can_measure(target));
 }
 
+// A stage of one layer has 2 x 2,048 x 8,192 parameters and 128 MiB of float32 gradients. Eight ranks are
+// four pairs of owners, the outermost ranks 0 and 7. A gibibyte is the most that is added up.
+TEST(Session, MeasuresWhatTwoOwnersAddUpAtTheSizeOfTheModelsGradients) {
+  MadeUp device;
+  const auto sums = [&](const CalibrationRequest& wanted) {
+    std::set<std::int64_t> sizes;
+    for (const Target& target : plan_targets(wanted, device)) {
+      const auto* transfer = std::get_if<TransferTarget>(&target);
+      if (transfer == nullptr || transfer->key.kind != TransferKind::all_reduce) continue;
+      if (transfer->key.ranks != std::vector<std::uint32_t>{0, 7}) continue;
+      EXPECT_EQ(transfer->key.at_once, 4u);
+      EXPECT_FALSE(transfer->key.setting.others_busy);
+      sizes.insert(transfer->size.count);
+    }
+    return sizes;
+  };
+  CalibrationRequest over_nccl = request(8);
+  over_nccl.transport = "nccl";
+  EXPECT_EQ(sums(over_nccl), (std::set<std::int64_t>{1 << 20, 1 << 24, 1 << 26, 1 << 27}));
+  CalibrationRequest large = over_nccl;
+  large.model.ffn *= 16;
+  EXPECT_EQ(*sums(large).rbegin(), 1 << 30);
+}
+
 // Four ranks with one stage each or two: stages of two layers and of one, each twice: the first stage of an
 // mlp has no gradient of its input to compute.
 TEST(Session, MeasuresTheStagesOfEveryCut) {
