@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -55,14 +56,20 @@ std::unique_ptr<NcclSession> make_nccl_session();
 struct NcclOptions {
   std::uint32_t device = 0;  // of this machine
   /// Where several ranks have one GPU (under MPS): into how many shares it is cut, and which is this rank's.
-  /// 0: all of it, which ranks then share as they come. Of a share NCCL's kernels have four multiprocessors,
-  /// which is enough for one channel to and from each of two neighbours.
+  /// 0: all of it, which ranks then share as they come.
   std::uint32_t shares = 0;
   std::uint32_t share = 0;
-  std::uint32_t channels = 2;  // the most blocks of a kernel of NCCL's
+  bool own_gpu = false;  // nobody else computes on it, and there are others to send to
+  /// What NCCL's kernels have of the multiprocessors (device::MessageRoom); nothing: as suits shares and
+  /// own_gpu. At most so many blocks of a message's kernel, and of one that adds up gradients;
+  /// multiprocessors that products are not cut for; messages received ahead of their place.
+  std::optional<std::uint32_t> channels = {}, sum_channels = {}, left_free = {};
+  std::optional<bool> receives_ahead = {};
   /// Messages of all peers are moved by two of NCCL's host threads instead of one for each peer and
-  /// direction: for ranks that share a machine's cores.
-  bool shared_threads = false;
+  /// direction. Nothing: where ranks share a GPU as they come, so that messages go through sockets, and this
+  /// machine has fewer cores than all of them together would have such threads. (8 ranks on 16 cores: 28; a
+  /// DualPipe step took 395 ms with them and 360 with shared ones.)
+  std::optional<bool> shared_threads = {};
   std::map<std::string, std::string>* algorithms = nullptr;  // as in GpuOptions
   NcclSession* session = nullptr;                            // all processes have one, or none has
   /// Told what is begun while a worker is made (`communicators`), for people who wait.
@@ -73,7 +80,7 @@ struct NcclOptions {
   std::function<void(const std::string& why)> lost = nullptr;
 };
 
-/// What ranks with a share of a GPU leave free (GpuOptions); 0 without shares.
+/// What a rank leaves free (GpuOptions).
 std::uint32_t left_free(const NcclOptions& options);
 
 /// This process's worker, of copy x ranks + rank == rendezvous.rank(). Together with all others, and as slow

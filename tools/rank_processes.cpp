@@ -149,9 +149,9 @@ NcclOptions gpu_of(const RankPlace& place, bool shares) {
   const std::uint32_t here =
       place.placement.launcher == "flags" ? place.placement.ranks : place.placement.local_ranks;
   const std::uint32_t sharing = (here + place.gpus - 1) / place.gpus;
+  options.own_gpu = sharing == 1 && place.placement.ranks > 1;
   if (shares && sharing > 1) {
     options.shares = sharing;
-    options.channels = 1;
     options.share = place.placement.local_rank / place.gpus;
   }
   return options;

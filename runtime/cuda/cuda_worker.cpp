@@ -2,12 +2,14 @@
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/cuda/gradient_kernels.hpp"
 #include "runtime/cuda/local_transport.hpp"
+#include "runtime/cuda/nccl_groups.hpp"
 #include "runtime/cuda/nccl_transport.hpp"
 #include "runtime/cuda/rank_compute.hpp"
 #include "runtime/cuda/step_guard.hpp"
 #include "runtime/device/current_device.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
+#include "runtime/device/message_room.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/layers/gradient_sum.hpp"
 #include "runtime/shared_matrix.hpp"
@@ -23,6 +25,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -330,6 +333,27 @@ void compute_alike(RankCompute& compute, Rendezvous& rendezvous, layers::Product
   compute.choose_products(algorithms);
 }
 
+// Each end of a way has a thread of its own, which spins while anything is posted. All ranks do alike: the
+// lowest one's machine decides.
+bool shares_threads(const TrainingPlan& plan, const NcclOptions& options, Rendezvous& rendezvous) {
+  if (options.shared_threads) return *options.shared_threads;
+  if (options.own_gpu || options.shares > 0) return false;
+  const std::size_t threads = 2 * nccl_groups(plan.schedule, {}, false).of_messages.size();
+  const bool too_many = threads > std::max(1u, std::thread::hardware_concurrency());
+  return agree(rendezvous, {{"shared threads", too_many ? "yes" : "no"}}).at("shared threads") == "yes";
+}
+
+device::MessageRoom room_for(const NcclOptions& options) {
+  device::MessageRoom room = options.shares > 0 ? device::room_in_a_share()
+                             : options.own_gpu  ? device::room_on_own_gpu()
+                                                : device::room_as_they_come();
+  room.left_free = options.left_free.value_or(room.left_free);
+  room.channels = options.channels.value_or(room.channels);
+  room.sum_channels = options.sum_channels.value_or(room.sum_channels);
+  room.receives_ahead = options.receives_ahead.value_or(room.receives_ahead);
+  return room;
+}
+
 }  // namespace
 
 }  // namespace cuda
@@ -364,9 +388,7 @@ std::vector<std::unique_ptr<Worker>> make_gpu_workers(const TrainingPlan& plan, 
   return {std::move_iterator(made.begin()), std::move_iterator(made.end())};
 }
 
-std::uint32_t left_free(const NcclOptions& options) {
-  return options.shares > 0 ? device::multiprocessors_for_messages : 0;
-}
+std::uint32_t left_free(const NcclOptions& options) { return cuda::room_for(options).left_free; }
 
 std::unique_ptr<NcclSession> make_nccl_session() { return std::make_unique<cuda::NcclCommunicators>(); }
 
@@ -391,8 +413,8 @@ std::unique_ptr<Worker> make_nccl_worker(const TrainingPlan& plan, Rendezvous& r
   const auto deadline = std::chrono::milliseconds(plan.deadline.ns / 1'000'000);
   begins("communicators");
   auto transport = std::make_unique<cuda::NcclTransport>(
-      shared->plan.schedule, rendezvous, shared->guard, *communicators, options.channels,
-      options.shared_threads, deadline, left_free(options) > 0 ? cuda::largest_message(plan) : Bytes{},
+      shared->plan.schedule, rendezvous, shared->guard, *communicators, cuda::room_for(options),
+      cuda::shares_threads(plan, options, rendezvous), deadline, cuda::largest_message(plan),
       shared_pairs(shared->plan), options.lost);
   begins("stages");
   const Rank rank{rendezvous.rank() % ranks};

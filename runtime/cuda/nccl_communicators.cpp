@@ -55,6 +55,7 @@ std::vector<NcclCommunicators::Wanted> NcclCommunicators::families_of(const Nccl
     for (const std::uint32_t g : one.groups) {
       const NcclGroups::Group& group = plan.groups[g];
       std::vector<std::uint32_t>& words = key.first.emplace_back(group.workers);
+      if (group.sums) words.push_back(no_index);
       if (one.parent != no_index) words.insert(words.end(), {no_index, group.split, group.part});
     }
     key.second = alike[key.first]++;
@@ -66,7 +67,7 @@ std::vector<NcclCommunicators::Wanted> NcclCommunicators::families_of(const Nccl
 }
 
 void NcclCommunicators::make(const NcclGroups& plan, std::vector<Wanted>& wanted, Rendezvous& rendezvous,
-                             std::uint32_t channels, std::chrono::milliseconds deadline) {
+                             const Channels& channels, std::chrono::milliseconds deadline) {
   const std::uint32_t self = rendezvous.rank();
   std::erase_if(wanted, [](const Wanted& one) { return !one.is_new; });
   const auto workers_of = [&](const Wanted& one) -> const std::vector<std::uint32_t>& {
@@ -85,8 +86,10 @@ void NcclCommunicators::make(const NcclGroups& plan, std::vector<Wanted>& wanted
     const std::vector<std::uint32_t>& workers = workers_of(one);
     const auto place = std::find(workers.begin(), workers.end(), self);
     if (place == workers.end()) continue;
+    const bool sums = plan.groups[one.groups.front()].sums;
     device::Communicator joined(ids[i], static_cast<std::uint32_t>(workers.size()),
-                                static_cast<std::uint32_t>(place - workers.begin()), channels, deadline);
+                                static_cast<std::uint32_t>(place - workers.begin()),
+                                sums ? channels.of_sums : channels.of_messages, deadline);
     if (one.parent != no_index) {
       family.parent = std::move(joined);
       continue;
@@ -135,7 +138,7 @@ const device::GreenContext* NcclCommunicators::use_share(std::uint32_t shares, s
 }
 
 std::vector<NcclCommunicators::Group*> NcclCommunicators::join(const NcclGroups& plan, Rendezvous& rendezvous,
-                                                               std::uint32_t channels,
+                                                               const Channels& channels,
                                                                std::chrono::milliseconds deadline) {
   if (lost_) throw DeviceError("NCCL's communicators were given up when a worker failed");
   const std::vector<Wanted> wanted = families_of(plan);

@@ -25,10 +25,15 @@ class NcclCommunicators : public NcclSession {
     device::Stream stream;
   };
 
+  /// At most so many blocks of a kernel.
+  struct Channels {
+    std::uint32_t of_messages, of_sums;
+  };
+
   /// All workers together, each with the same plan: [group of the plan] nothing where this worker is not in
-  /// it. What an earlier plan had is not made again. `channels`: at most so many blocks of a kernel; those of
-  /// an earlier plan stay. Throws DeviceError, and aborts them all.
-  std::vector<Group*> join(const NcclGroups& plan, Rendezvous& rendezvous, std::uint32_t channels,
+  /// it. What an earlier plan had is not made again, and keeps its channels. Throws DeviceError, and aborts
+  /// them all.
+  std::vector<Group*> join(const NcclGroups& plan, Rendezvous& rendezvous, const Channels& channels,
                            std::chrono::milliseconds deadline);
   /// The share of the current device in which this worker computes and its messages move: the `share`-th of
   /// `shares`; nothing where `shares` is 0. Said before the first join, and the same each time.
@@ -41,8 +46,9 @@ class NcclCommunicators : public NcclSession {
     std::optional<device::Communicator> parent;
     std::vector<std::unique_ptr<Group>> groups;
   };
-  /// What tells families apart: their groups' workers, splits and parts, and which of several alike it is in
-  /// its plan. Messages and sums may have the same workers, and must not wait for each other.
+  /// What tells families apart: their groups' workers, splits and parts, what they are for, and which of
+  /// several alike it is in its plan. Messages and sums may have the same workers, and must not wait for each
+  /// other.
   using Key = std::pair<std::vector<std::vector<std::uint32_t>>, std::uint32_t>;
 
   struct Wanted {
@@ -54,7 +60,7 @@ class NcclCommunicators : public NcclSession {
 
   std::vector<Wanted> families_of(const NcclGroups& plan);
   void make(const NcclGroups& plan, std::vector<Wanted>& wanted, Rendezvous& rendezvous,
-            std::uint32_t channels, std::chrono::milliseconds deadline);
+            const Channels& channels, std::chrono::milliseconds deadline);
 
   std::unique_ptr<Group> make_group(std::vector<std::uint32_t> workers, device::Communicator communicator);
 

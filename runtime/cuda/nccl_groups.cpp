@@ -84,7 +84,10 @@ class Maker {
     made_.parents.push_back({pipeline(copy), static_cast<std::uint32_t>(splits.size())});
   }
   void sum(const std::vector<std::uint32_t>& workers) {
-    if (workers.size() > 1 && !made_.of_sums.contains(workers)) made_.of_sums[workers] = add({workers});
+    if (workers.size() < 2 || made_.of_sums.contains(workers)) return;
+    NcclGroups::Group group{workers};
+    group.sums = true;
+    made_.of_sums[workers] = add(std::move(group));
   }
 
   NcclGroups take() { return std::move(made_); }

@@ -20,6 +20,7 @@ struct NcclGroups {
     std::uint32_t parent = no_index;
     std::uint32_t split = 0;
     std::uint32_t part = 0;
+    bool sums = false;  // gradients
     bool operator==(const Group&) const = default;
   };
   struct Parent {

@@ -26,8 +26,9 @@ std::string to_bytes(std::span<const double> values) {
 }  // namespace
 
 NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
-                             NcclCommunicators& communicators, std::uint32_t channels, bool shared_threads,
-                             std::chrono::milliseconds deadline, Bytes ahead, std::vector<SharedPair> shared,
+                             NcclCommunicators& communicators, const device::MessageRoom& room,
+                             bool shared_threads, std::chrono::milliseconds deadline, Bytes largest,
+                             std::vector<SharedPair> shared,
  std::function<void(const std::string&)> lost)
     : schedule_(schedule),
       rendezvous_(rendezvous),
@@ -43,21 +44,21 @@ NcclTransport::NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendez
                                std::chrono::duration<double>(deadline).count()));
       } : std::function<void(std::uint32_t)>{}) {
   PLUMB_CHECK(rendezvous.ranks() == schedule.ranks() * schedule.data_parallel);
-  make_groups(channels, shared_threads, deadline);
+  make_groups(room, shared_threads, deadline);
   for (std::size_t i = 0; i < message_groups_.size(); ++i) {
     const bool alone = schedule.placement != CommPlacement::batched;
-    if (ahead.count > 0 && alone && is_recv(schedule.per_rank[rank_.value].messages[i].op.kind))
-      ahead_.try_emplace(message_groups_[i], ahead);
+    if (room.receives_ahead && alone && is_recv(schedule.per_rank[rank_.value].messages[i].op.kind))
+      ahead_.try_emplace(message_groups_[i], largest);
   }
   clock_offset_ = rendezvous.clock_offset(host_now).offset;
 }
 
 NcclTransport::~NcclTransport() = default;
 
-void NcclTransport::make_groups(std::uint32_t channels, bool shared_threads,
+void NcclTransport::make_groups(const device::MessageRoom& room, bool shared_threads,
                                 std::chrono::milliseconds deadline) {
   const NcclGroups plan = nccl_groups(schedule_, shared_, shared_threads);
-  groups_ = communicators_.join(plan, rendezvous_, channels, deadline);
+  groups_ = communicators_.join(plan, rendezvous_, {room.channels, room.sum_channels}, deadline);
   for (const Message& message : schedule_.per_rank[rank_.value].messages) {
     const bool send = is_send(message.op.kind);
     const std::uint32_t self = worker_of(rank_);

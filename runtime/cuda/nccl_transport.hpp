@@ -8,6 +8,7 @@
 #include "runtime/cuda/transport.hpp"
 #include "runtime/device/buffer.hpp"
 #include "runtime/device/event.hpp"
+#include "runtime/device/message_room.hpp"
 #include "runtime/device/stream.hpp"
 #include "runtime/shared_matrix.hpp"
 #include "schedules/ir/lower.hpp"
@@ -45,12 +46,11 @@ namespace plumb::cuda {
 class NcclTransport : public Transport {
  public:
   /// All ranks of all copies together: copy x ranks + rank is the rank in the rendezvous. `communicators` may
-  /// be of an earlier transport, and outlives this one. `channels`: at most so many blocks of a kernel, taken
-  /// from the computation beside it. `ahead`: messages of at most so many bytes are received ahead; 0: none
-  /// are, for a receive that waits keeps a multiprocessor from what computes, unless that leaves it some.
+  /// be of an earlier transport, and outlives this one. `room`: what its kernels have beside the computation.
+  /// `largest`: message.
   NcclTransport(const LoweredSchedule& schedule, Rendezvous& rendezvous, StepGuard& guard,
-                NcclCommunicators& communicators, std::uint32_t channels, bool shared_threads,
-                std::chrono::milliseconds deadline, Bytes ahead, std::vector<SharedPair> shared = {},
+                NcclCommunicators& communicators, const device::MessageRoom& room, bool shared_threads,
+                std::chrono::milliseconds deadline, Bytes largest, std::vector<SharedPair> shared = {},
                 std::function<void(const std::string&)> lost = nullptr);
   ~NcclTransport() override;
 
@@ -80,7 +80,7 @@ class NcclTransport : public Transport {
     const device::Event* after = nullptr;
   };
 
-  void make_groups(std::uint32_t channels, bool shared_threads, std::chrono::milliseconds deadline);
+  void make_groups(const device::MessageRoom& room, bool shared_threads, std::chrono::milliseconds deadline);
   std::uint32_t worker_of(Rank rank) const { return copy_ * schedule_.ranks() + rank.value; }
   void launch_reductions(bool all, std::uint32_t step);
   void all_reduce(Waiting& waiting);

@@ -16,15 +16,6 @@ namespace plumb::device {
 
 class Stream;
 
-/// Where ranks have a share of a GPU's multiprocessors each, NCCL's kernels have to run in the rank's own:
-/// one that waits for a message holds a multiprocessor whose shared memory no matrix product beside it can
-/// have, and in the share of another rank it would keep that one from ever sending what is waited for. (Seen
-/// on an H200, 8 ranks of 16 multiprocessors: steps never ended, and a product beside an all-reduce took 13
-/// times as long.) What computes leaves it these: a rank has two neighbours, each with a way to and a way
-/// from it, and with one channel each of the four kernels is one block.
-constexpr std::uint32_t multiprocessors_for_messages = 4;
-constexpr std::uint32_t channels_in_a_share = 1;
-
 /// What rank 0 makes and every rank needs; it travels as bytes.
 using CommunicatorId = std::array<std::byte, 128>;
 CommunicatorId make_communicator_id();

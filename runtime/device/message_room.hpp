@@ -28,6 +28,6 @@ constexpr MessageRoom room_as_they_come() { return {}; }
 constexpr MessageRoom room_in_a_share() { return {4, 1, 1, true}; }
 
 /// A rank with a GPU of its own.
-constexpr MessageRoom room_on_own_gpu() { return {0, 2, 2, false}; }
+constexpr MessageRoom room_on_own_gpu() { return {8, 8, 16, true}; }
 
 }  // namespace plumb::device

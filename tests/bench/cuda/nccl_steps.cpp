@@ -1,12 +1,14 @@
 // Schedules on one GPU with a process a rank and NCCL between them, started by this program itself.
-//   nccl_steps HIDDEN TOKENS RANKS MICROBATCHES SCHEDULE[:CHUNKS][+threads][,…]
-//              [check] [batched] [shares] [gpt] [fp32] [algorithms=FILE] [channels=N] [connections=N]
+//   nccl_steps HIDDEN TOKENS RANKS MICROBATCHES SCHEDULE[:CHUNKS][+MORE…][,…]
+//              [check] [batched] [shares] [gpus=N] [gpt] [fp32] [algorithms=FILE] [connections=N]
 //              [without-sums] [without-mps] [kill | freeze]
-// threads: NcclOptions::shared_threads. algorithms: how matrix products are computed, read if the file is
-// there and else written by rank 0: ranks that try products out beside each other choose badly, and long.
-// shares: each rank has its own share of the GPU instead of all of it. without-sums: the two owners of a
-// stage keep their gradients to themselves, as DualPipe's published example does in its step. kill, freeze:
-// rank 1 is killed, or stopped, in the middle of the second step; the deadline is 5 s.
+// MORE, for one schedule: threads or own-threads, ahead or late, free=N, channels=N, sums=N:
+// NcclOptions::shared_threads, receives_ahead, left_free, channels, sum_channels. gpus: ranks are dealt out
+// over so many instead of one. algorithms: how matrix products are computed, read if the file is there and
+// else written by rank 0: ranks that try products out beside each other choose badly, and long. shares: each
+// rank has its own share of the GPU instead of all of it. without-sums: the two owners of a stage keep their
+// gradients to themselves, as DualPipe's published example does in its step. kill, freeze: rank 1 is killed,
+// or stopped, in the middle of the second step; the deadline is 5 s.
 #include "runtime/bootstrap/rendezvous.hpp"
 #include "runtime/gpu_workers.hpp"
 #include "runtime/launch/mps.hpp"
@@ -41,12 +43,16 @@ struct Settings {
   std::uint32_t microbatches = 0;
   std::string schedules;
   std::string algorithms;
-  std::uint32_t channels = 0;     // 0: as everybody has them
+  std::uint32_t gpus = 1;
   std::uint32_t connections = 0;  // hardware queues of a process; 0: as everybody has them
   bool check = false, batched = false, shares = false, text = false, mps = true, sums = true, kill = false,
-       freeze = false, threads = false;
+       freeze = false;
   bool fp32 = false;
 };
+
+std::uint32_t number_in(const std::string& word) {
+  return static_cast<std::uint32_t>(std::stoul(word.substr(word.find('=') + 1)));
+}
 
 Settings read(int argc, char** argv) {
   Settings s;
@@ -66,7 +72,7 @@ Settings read(int argc, char** argv) {
     if (word.starts_with("algorithms=")) s.algorithms = word.substr(11);
     if (word.starts_with("connections="))
       s.connections = static_cast<std::uint32_t>(std::stoul(word.substr(12)));
-    if (word.starts_with("channels=")) s.channels = static_cast<std::uint32_t>(std::stoul(word.substr(9)));
+    if (word.starts_with("gpus=")) s.gpus = number_in(word);
     if (const auto flag = flags.find(argv[i]); flag != flags.end()) s.*flag->second = true;
   }
   return s;
@@ -109,11 +115,26 @@ double largest(Worker& worker, Rendezvous& rendezvous, double value) {
   return *std::max_element(all.begin(), all.end());
 }
 
-void run(Settings s, std::string name, Rendezvous& rendezvous) {
-  if (const auto plus = name.find('+'); plus != std::string::npos) {
-    s.threads = true;
-    name.resize(plus);
+NcclOptions options_of(const Settings& s, const std::string& more, std::uint32_t rank) {
+  NcclOptions options;
+  options.device = rank % s.gpus;
+  options.own_gpu = s.gpus >= s.ranks;
+  options.shares = s.shares ? s.ranks : 0;
+  options.share = rank;
+  std::stringstream words(more);
+  for (std::string word; std::getline(words, word, '+');) {
+    if (word == "threads" || word == "own-threads") options.shared_threads = word == "threads";
+    if (word == "ahead" || word == "late") options.receives_ahead = word == "ahead";
+    if (word.starts_with("free=")) options.left_free = number_in(word);
+    if (word.starts_with("channels=")) options.channels = number_in(word);
+    if (word.starts_with("sums=")) options.sum_channels = number_in(word);
   }
+  return options;
+}
+
+void run(const Settings& s, const std::string& wanted, Rendezvous& rendezvous) {
+  const auto plus = std::min(wanted.find('+'), wanted.size());
+  const std::string name = wanted.substr(0, plus), more = wanted.substr(plus);
   const auto colon = name.find(':');
   Shape shape{s.ranks, s.microbatches, std::nullopt, std::nullopt};
   if (colon != std::string::npos)
@@ -127,12 +148,8 @@ void run(Settings s, std::string name, Rendezvous& rendezvous) {
 
   std::map<std::string, std::string> algorithms = read_algorithms(s.algorithms);
   const bool write = !s.algorithms.empty() && algorithms.empty() && rendezvous.rank() == 0;
-  NcclOptions options;
-  options.shares = s.shares ? s.ranks : 0;
-  options.share = rendezvous.rank();
+  NcclOptions options = options_of(s, more, rendezvous.rank());
   options.algorithms = &algorithms;
-  options.channels = s.channels > 0 ? s.channels : s.shares ? 1 : NcclOptions{}.channels;
-  options.shared_threads = s.threads;
   const auto begin = std::chrono::steady_clock::now();
   Team team;
   team.push_back(make_nccl_worker(plan, rendezvous, options));
@@ -181,12 +198,8 @@ void run(Settings s, std::string name, Rendezvous& rendezvous) {
     difference = largest(worker, rendezvous, compare(team, plan, expected.gradients).max_difference);
   }
   if (rendezvous.rank() == 0) {
-    std::printf("%-18s %u ranks m %u %s, %u channels%s: ready in %.1f s, steps", name.c_str(), s.ranks,
-                s.microbatches,
-                s.batched   ? "batched"
-                : s.threads ? "per-op, shared threads"
-                            : "per-op",
-                s.channels, s.sums ? "" : ", without sums", start);
+    std::printf("%-18s %u ranks m %u %s%s: ready in %.1f s, steps", wanted.c_str(), s.ranks, s.microbatches,
+                s.batched ? "batched" : "per-op", s.sums ? "" : ", without sums", start);
     for (const double each : steps) std::printf(" %.3f", each);
     std::sort(steps.begin(), steps.end());
     std::sort(walls.begin(), walls.end());
@@ -210,15 +223,11 @@ int be_rank(const Settings& s) {
 
 int launch(const Settings& s, int argc, char** argv) {
   std::optional<Mps> mps;
-  OwnRanks job{s.ranks,
-               "/proc/self/exe",
-               {argv + 1, argv + argc},
-               one_gpu_environment(s.ranks),
-               std::chrono::seconds{8},
-               {}};
+  OwnRanks job{s.ranks, "/proc/self/exe", {argv + 1, argv + argc}, {}, std::chrono::seconds{8}, {}};
+  if (s.gpus < s.ranks) job.environment = one_gpu_environment((s.ranks + s.gpus - 1) / s.gpus);
   if (s.connections > 0)
     job.environment.emplace_back("CUDA_DEVICE_MAX_CONNECTIONS", std::to_string(s.connections));
-  if (s.mps && !mps_is_running()) {
+  if (s.gpus < s.ranks && s.mps && !mps_is_running()) {
     mps.emplace();
     for (auto& variable : mps->environment()) job.environment.push_back(std::move(variable));
   }

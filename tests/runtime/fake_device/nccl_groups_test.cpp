@@ -62,6 +62,17 @@ TEST(NcclGroups, WhatIsWaitedForTogetherIsOneOfThePipeline) {
   EXPECT_EQ(groups.of_sums.size(), 3U);
 }
 
+// In an own communicator, which may have other channels, also where messages have one of the same workers.
+TEST(NcclGroups, SumsAndMessagesOfTheSameWorkersAreToldApart) {
+  const NcclGroups groups = nccl_groups(lowered("dualpipe", 2, CommPlacement::per_op), {}, false);
+  const std::uint32_t sum = groups.of_sums.at({0, 1});
+  EXPECT_TRUE(groups.groups.at(sum).sums);
+  for (const auto& [ends, group] : groups.of_messages) {
+    EXPECT_NE(group, sum);
+    EXPECT_FALSE(groups.groups.at(group).sums);
+  }
+}
+
 // Four ranks in a row: 0-1 and 2-3 share no rank and part together, 1-2 needs a split of its own.
 TEST(NcclGroups, NeighboursPartFromTheSameParentInTwoSplits) {
   const NcclGroups groups = nccl_groups(lowered("1f1b", 4, CommPlacement::per_op), {}, true);

@@ -79,11 +79,13 @@ void expect_unpipelined(const TrainingPlan& plan, const NcclOptions& options = {
 }
 
 TEST(NcclWorkers, ComputeWhatNoPipelineComputes) {
+  NcclOptions options;
+  options.shared_threads = false;
   for (const char* name :
        {"1f1b", "zb-h1", "interleaved-1f1b", "zb-v", "dualpipe", "dualpipe-v", "chimera"}) {
     for (const CommPlacement placement : {CommPlacement::per_op, CommPlacement::batched}) {
       SCOPED_TRACE(std::string(name) + (placement == CommPlacement::batched ? " batched" : " per op"));
-      expect_unpipelined(plan_of(name, 4, placement));
+      expect_unpipelined(plan_of(name, 4, placement), options);
     }
   }
 }
@@ -132,15 +134,18 @@ TEST(NcclWorkers, FollowEachOtherInOneSession) {
   }
 }
 
-// Where each has a share, messages are received ahead of the place that they go to.
+// Where each has a share or a GPU of its own, messages are received ahead of the place that they go to.
 TEST(NcclWorkers, ComputeTheSameWhereMessagesComeAhead) {
-  NcclOptions options;
-  options.shares = 4;
-  for (const char* name : {"1f1b", "zb-h1", "interleaved-1f1b", "zb-v", "dualpipe", "dualpipe-v"}) {
-    SCOPED_TRACE(name);
-    expect_unpipelined(plan_of(name, 4, CommPlacement::per_op), options);
+  NcclOptions in_shares, on_own_gpus;
+  in_shares.shares = 4;
+  on_own_gpus.own_gpu = true;
+  for (const NcclOptions& options : {in_shares, on_own_gpus}) {
+    for (const char* name : {"1f1b", "zb-h1", "interleaved-1f1b", "zb-v", "dualpipe", "dualpipe-v"}) {
+      SCOPED_TRACE(name);
+      expect_unpipelined(plan_of(name, 4, CommPlacement::per_op), options);
+    }
+    expect_unpipelined(plan_of("1f1b", 4, CommPlacement::batched), options);
   }
-  expect_unpipelined(plan_of("1f1b", 4, CommPlacement::batched), options);
 }
 
 TEST(NcclWorkers, CopiesOfAPipelineSumTheirGradients) {
