@@ -61,7 +61,7 @@ struct Options {
   std::uint32_t gpus = 0;
   bool processes = false;
   bool shares = false;
-  bool shared_threads = false;
+  std::optional<bool> shared_threads;
   bool check_gradients = false;
   std::string checkpoint;
   std::uint64_t checkpoint_every = 0;
@@ -211,7 +211,7 @@ std::vector<Given> given(const Options& options, const TrainingPlan& plan) {
           {"--microbatches", fmt::format("{}", plan.schedule.microbatches)},
           {"the number of stages (--chunks)", fmt::format("{}", plan.schedule.stages)},
           {"--comms", plan.schedule.placement == CommPlacement::batched ? "batched" : "per-op"},
-          {"--shared-threads", flag(options.shared_threads)},
+          {"--shared-threads", options.shared_threads ? flag(*options.shared_threads) : "as suits"},
           {"the order of operations", digest(list)},
           {"--model", plan.model.name},
           {"the model's shape", digest(parameters)},
@@ -385,7 +385,7 @@ int run(const Options& options, Console& console) {
   if (options.transport != "nccl") {
     for (const auto& [given, flag] :
          {std::pair{options.gpus > 0, "--gpus"}, std::pair{options.shares, "--shares"},
-          std::pair{options.shared_threads, "--shared-threads"}}) {
+          std::pair{options.shared_threads.has_value(), "--shared-threads"}}) {
       if (given) throw BadInput(flag, "is for --transport nccl");
     }
   }
@@ -478,9 +478,12 @@ Command run_command(CLI::App& app) {
       ->check(CLI::Range(1u, 1024u));
   command->add_flag("--shares", o.shares,
                     "nccl: ranks on one GPU have a part of its multiprocessors each, not all of it by turns");
-  command->add_flag("--shared-threads", o.shared_threads,
-                    "nccl: two of its host threads a rank for all messages, not one for each peer and "
-                    "direction: for many ranks on one machine's cores");
+  command->add_flag_callback(
+      "--shared-threads", [&o] { o.shared_threads = true; },
+      "nccl: two of its host threads a rank for all messages, not one for each peer and direction [where "
+      "ranks share a GPU without --shares and those would be more than this machine's cores]");
+  command->add_flag_callback(
+      "--no-shared-threads", [&o] { o.shared_threads = false; }, "nccl: one for each, in any case");
   command->add_option("--rank", o.rank, "Without a launcher: which of the ranks this process is")
       ->type_name("R");
   command->add_option("--rendezvous", o.rendezvous, "Where ranks in processes of their own meet [launcher's]")

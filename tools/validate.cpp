@@ -55,7 +55,7 @@ struct Options {
   std::string out;
   std::string measured;
   std::vector<std::string> summarize;
-  bool shared_threads = false;
+  std::optional<bool> shared_threads;
   bool resume = false;
   bool json = false;
 };
@@ -385,7 +385,9 @@ std::vector<Given> given(const Validator& validator) {
           {"--dp", fmt::format("{}", options.lowering.data_parallel)},
           {"--microbatches", fmt::format("{}", fmt::join(options.microbatches, ","))},
           {"--comms", options.lowering.load().placement == CommPlacement::batched ? "batched" : "per-op"},
-          {"--shared-threads", options.shared_threads ? "given" : ""},
+          {"--shared-threads", !options.shared_threads   ? "as suits"
+                               : *options.shared_threads ? "given"
+                                                         : "not wanted"},
           {"--model", shape.name},
           {"the model's shape", digest(parameters)},
           {"--sequence", fmt::format("{}", layout.sequence)},
@@ -555,7 +557,10 @@ Command validate_command(CLI::App& app) {
                    "local: all ranks in this process on one GPU; nccl: a process a rank")
       ->check(CLI::IsMember({"local", "nccl"}))
       ->capture_default_str();
-  command->add_flag("--shared-threads", options->shared_threads, "nccl: as in plumb run");
+  command->add_flag_callback(
+      "--shared-threads", [options] { options->shared_threads = true; }, "nccl: as in plumb run");
+  command->add_flag_callback(
+      "--no-shared-threads", [options] { options->shared_threads = false; }, "nccl: as in plumb run");
   command
       ->add_option(
           "--steps", options->steps,

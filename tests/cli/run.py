@@ -197,6 +197,7 @@ class Run(unittest.TestCase):
                            (f"--schedule 1f1b {BASE} --deadline 0s", "--deadline"),
                            (f"--schedule 1f1b {BASE} --gpus 2", "--gpus"), (f"--schedule 1f1b {BASE} --shares", "--shares"),
                            (f"--schedule 1f1b {BASE} --shared-threads", "--shared-threads"),
+                           (f"--schedule 1f1b {BASE} --no-shared-threads", "--shared-threads"),
                            (f"--schedule 1f1b {GPT} --heads 2 --data /tmp", "/tmp: is a folder"),
                            (f"--schedule 1f1b {GPT.replace('gpt', 'llama')} --heads 16", "even"),
                            (f"--schedule 1f1b {GPT.split('--model')[0]} --model mixtral-8x7b --dry-run", "experts"),
