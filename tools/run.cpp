@@ -327,7 +327,6 @@ void check_outputs(const Options& options) {
   check_output(options.timeline);
   check_output(options.trace);
   if (options.checkpoint.empty()) return;
-  prepare_checkpoints(options.checkpoint);
   const auto step = latest_checkpoint(options.checkpoint);
   // Of both runs' the two with the highest steps would stay, whosesoever they are.
   if (step && !options.resume) {
@@ -336,6 +335,7 @@ void check_outputs(const Options& options) {
                                "it, and a run from the beginning takes another folder",
                                options.checkpoint, *step));
   }
+  prepare_checkpoints(options.checkpoint);
 }
 
 // As one rank of many, or as all.

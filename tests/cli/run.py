@@ -39,6 +39,15 @@ class Run(unittest.TestCase):
             rest = data(f"--schedule 1f1b {BASE} --steps 4 --checkpoint {folder}/c --resume")["loss"]
             self.assertEqual(first + rest, whole)
 
+    def test_a_new_run_takes_no_older_runs_folder(self):
+        with tempfile.TemporaryDirectory() as folder:
+            data(f"--schedule 1f1b {BASE} --steps 2 --checkpoint {folder}/c")
+            for more in ("", " --processes"):
+                done = run(f"--schedule 1f1b {BASE} --steps 1 --checkpoint {folder}/c{more}")
+                self.assertEqual(done.returncode, 2, done)
+                self.assertIn("holds a checkpoint of step 2 already: --resume goes on from it", done.stderr)
+            self.assertEqual(os.listdir(f"{folder}/c"), ["step-00000002"])
+
     def test_a_gpt_trains_with_its_head_tied_and_goes_on_under_another_schedule(self):
         gpt = "--ranks 2 --device cpu --model gpt --hidden 16 --layers 4 --heads 2 --vocab 64 --sequence 8"
         with tempfile.TemporaryDirectory() as folder:
