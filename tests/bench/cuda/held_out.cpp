@@ -1,6 +1,12 @@
 // Mixes and message sizes that a calibration never saw, predicted from it and measured.
-//   held_out CALIBRATION KIND HIDDEN HEADS SEQUENCE LAYERS RANKS [VOCABULARY] [messages]
-// KIND (mlp, llama, gpt), sizes and ranks are those of the calibration; at least three layers. What is mixed
+//   held_out CALIBRATION KIND HIDDEN HEADS SEQUENCE LAYERS RANKS [VOCABULARY] [WHAT]
+// KIND (mlp, llama, gpt), sizes and ranks are those of the calibration; at least three layers. WHAT:
+//   draw=SEED  the mixes that are always the same, then some drawn by chance: one to three parts a stream
+//   messages   sizes instead of mixes
+//   pairs      every part beside every other, without a verdict: what a model of mixes is made from
+//   hops       hops of some sizes, of a measurer made twice: is it the process, or are it the streams?
+//   placement  hops by which of many streams takes part in them
+// What is mixed
 // is timed alone and together in turns, so that all of it has one clock, and predicted from what it takes
 // alone by the calibration's slowdowns: exits with 1 where such a prediction is off by more than 5 %, or more
 // than a tenth of the message sizes by more than 10 %. Beside it stands what the calibration makes of the mix
@@ -9,16 +15,14 @@
 #include "calibrate/calibration.hpp"
 #include "calibrate/lookup.hpp"
 #include "calibrate/measure/background.hpp"
+#include "calibrate/measure/part_work.hpp"
+#include "calibrate/measure/rank_messages.hpp"
 #include "calibrate/measure/sampler.hpp"
 #include "calibrate/measure/stage_rig.hpp"
 #include "calibrate/measurer.hpp"
 #include "calibrate/work.hpp"
 #include "runtime/device/device_info.hpp"
 #include "runtime/device/green_context.hpp"
-#include "runtime/layers/activation.hpp"
-#include "runtime/layers/attention.hpp"
-#include "runtime/layers/norm.hpp"
-#include "runtime/layers/random.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/layer_costs.hpp"
 #include "sim/estimate.hpp"
@@ -34,6 +38,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <random>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -41,7 +46,6 @@
 using namespace plumb;
 using namespace plumb::measure;
 using OpLane = layers::Lane;
-using layers::Tensor;
 
 namespace {
 
@@ -51,120 +55,6 @@ struct RankLanes {
   OpLane main_lane, beside_lane;
   RankLanes(device::Stream a, device::Stream b, std::uint32_t sms)
       : main(std::move(a)), beside(std::move(b)), main_lane(main, sms), beside_lane(beside, sms) {}
-};
-
-/// Single parts of a layer on tensors of their own.
-class Pieces {
- public:
-  struct Piece {
-    std::string part;
-    WorkKind kind;
-    std::function<void(const OpLane&)> launch;
-  };
-
-  Pieces(const ModelShape& model, const Layout& layout, layers::ProductAlgorithms& algorithms,
-         const OpLane& lane)
-      : tokens_(layout.tokens()), sms_(lane.multiprocessors()) {
-    const std::uint64_t h = model.hidden;
-    const bool mlp = model.architecture == Architecture::mlp;
-    const bool gated = !mlp && model.ffn_kind == FfnKind::swiglu;
-    const std::uint64_t wide = gated ? 2 * model.ffn : model.ffn;
-    linear(mlp ? "linear_1" : gated ? "gate_up" : "up", h, wide, false, algorithms, lane);
-    linear(mlp ? "linear_2" : "down", model.ffn, h, !mlp, algorithms, lane);
-    const Tensor up = tensor(wide, lane), d_up = tensor(wide, lane), s = tensor(model.ffn, lane);
-    const std::string activation = gated ? "swiglu" : "gelu";
-    add(activation, WorkKind::forward,
-        [=](const OpLane& l) { gated ? swiglu_forward(l, up, s) : gelu_forward(l, up, s); });
-    add(activation, WorkKind::backward_input,
-        [=](const OpLane& l) { gated ? swiglu_backward(l, s, up, d_up) : gelu_backward(l, s, up, d_up); });
-    if (mlp) return;
-    const layers::AttentionSize size{
-        layers::DataType::bf16, layout.micro_batch_size,         layout.sequence,
-        model.attention.heads,  model.attention.key_value_heads, model.attention.head_dim};
-    linear("qkv", h, size.width(), false, algorithms, lane);
-    linear("output", size.heads * size.head_dim, h, true, algorithms, lane);
-    attention_.emplace(size, lane);
-    const Tensor qkv = tensor(size.width(), lane), d_qkv = tensor(size.width(), lane);
-    const Tensor o = tensor(size.heads * size.head_dim, lane), d_o = tensor(size.heads * size.head_dim, lane);
-    float* sums = floats(tokens_ * size.heads);
-    const layers::Scratch scratch = scratch_of(attention_->scratch());
-    add("attention", WorkKind::forward,
-        [=, this](const OpLane& l) { attention_->forward(l, scratch, qkv, o, sums); });
-    add("attention", WorkKind::backward_input,
-        [=, this](const OpLane& l) { attention_->backward(l, scratch, d_o, qkv, o, sums, d_qkv); });
-    const Tensor x = tensor(h, lane), y = tensor(h, lane), dx = tensor(h, lane);
-    const layers::NormParameters gain{row(h, lane), row(h, lane)};
-    const layers::NormParameters gradients{wide_row(h), wide_row(h)};
-    const layers::NormStatistics statistics{floats(tokens_), floats(tokens_)};
-    const layers::Scratch norm_scratch = scratch_of(layers::norm_scratch(model.norm, h, sms_));
-    const NormKind kind = model.norm;
-    add("norm_1", WorkKind::forward, [=](const OpLane& l) { norm_forward(l, kind, x, gain, y, statistics); });
-    add("norm_1", WorkKind::backward_input, [=](const OpLane& l) {
-      norm_backward(l, norm_scratch, kind, y, x, gain, statistics, x, dx, gradients);
-    });
-  }
-  Pieces(Pieces&&) = delete;
-  const std::vector<Piece>& all() const { return pieces_; }
-
- private:
-  void add(const std::string& part, WorkKind kind, std::function<void(const OpLane&)> launch) {
-    pieces_.push_back({part, kind, std::move(launch)});
-  }
-  Tensor place(std::uint64_t rows, std::uint64_t columns, layers::DataType type) {
-    Tensor t{nullptr, type, rows, columns};
-    buffers_.emplace_back(t.bytes());
-    t.data = buffers_.back().data();
-    return t;
-  }
-  Tensor filled(Tensor t, const OpLane& lane) {
-    fill_uniform(lane, t, buffers_.size(), 1);
-    return t;
-  }
-  Tensor tensor(std::uint64_t columns, const OpLane& lane) {
-    return filled(place(tokens_, columns, layers::DataType::bf16), lane);
-  }
-  Tensor row(std::uint64_t columns, const OpLane& lane) {
-    return filled(place(1, columns, layers::DataType::bf16), lane);
-  }
-  Tensor wide_row(std::uint64_t columns) { return place(1, columns, layers::DataType::fp32); }
-  float* floats(std::uint64_t count) {
-    return static_cast<float*>(place(1, count, layers::DataType::fp32).data);
-  }
-  layers::Scratch scratch_of(Bytes bytes) {
-    buffers_.emplace_back(Bytes{bytes.count + 4096});
-    return {buffers_.back().data(), buffers_.back().bytes()};
-  }
-  void linear(const std::string& name, std::uint64_t inputs, std::uint64_t outputs, bool adds,
-              layers::ProductAlgorithms& algorithms, const OpLane& lane) {
-    using layers::ProductForm;
-    const Tensor x = tensor(inputs, lane), y = tensor(outputs, lane), stream = tensor(outputs, lane);
-    const Tensor w = filled(place(outputs, inputs, layers::DataType::bf16), lane);
-    const Tensor dw = place(outputs, inputs, layers::DataType::fp32);
-    for (const auto& [form, kind] : {std::pair{ProductForm::forward, WorkKind::forward},
-                                     std::pair{ProductForm::input_gradient, WorkKind::backward_input},
-                                     std::pair{ProductForm::weight_gradient, WorkKind::backward_weight}}) {
-      const bool more = form == ProductForm::weight_gradient || (adds && form == ProductForm::forward);
-      products_.push_back(std::make_unique<layers::Product>(
-          layers::ProductShape{form, layers::DataType::bf16, tokens_, inputs, outputs, more, sms_},
-          algorithms, lane));
-      const layers::Product* product = products_.back().get();
-      add(name, kind, [=](const OpLane& l) {
-        if (form == ProductForm::forward)
-          product->run(l, x.data, w.data, y.data, adds ? stream.data : nullptr);
-        else if (form == ProductForm::input_gradient)
-          product->run(l, y.data, w.data, x.data);
-        else
-          product->run(l, y.data, x.data, dw.data);
-      });
-    }
-  }
-
-  std::uint64_t tokens_;
-  std::uint32_t sms_;
-  std::vector<device::Buffer> buffers_;
-  std::vector<std::unique_ptr<layers::Product>> products_;
-  std::optional<layers::Attention> attention_;
-  std::vector<Piece> pieces_;
 };
 
 const DeviceDescription& device_of(const Calibration& calibration) {
@@ -203,14 +93,97 @@ class Bench {
     device::synchronize();
   }
 
-  void run() {
+  void run(std::optional<std::uint32_t> seed) {
     busy_ranks();
     layers_together();
     layers_beside_copies();
     pieces_together();
+    if (seed) drawn_together(*seed);
     busy_.clear();
     sum_up("by the ops alone", by_ops_);
     sum_up("as calibrated", as_calibrated_);
+  }
+
+  /// Every part beside every other: `pair,FIRST,SECOND` and in microseconds how long both, the first alone
+  /// and the second alone take; how often they were sampled; and the clock.
+  void all_pairs() {
+    rule_ = {0.004, 7, 2000, Duration{50'000'000}};
+    busy_ranks();
+    const auto us = [](const Summary& summary) { return static_cast<double>(summary.median.ns) / 1e3; };
+    for (std::size_t i = 0; i < pieces_->all().size(); ++i) {
+      for (std::size_t j = i; j < pieces_->all().size(); ++j) {
+        const PartPiece& first = pieces_->all()[i];
+        const PartPiece& second = pieces_beside_->all()[j];
+        const Alternation rounds = alone_and_together(first.launch, second.launch, second.launch);
+        const Summary together = rounds.of(0).summary();
+        std::printf("pair,%s,%s,%.2f,%.2f,%.2f,%zu,%u\n", label(first).c_str(), label(second).c_str(),
+                    us(together), static_cast<double>(over(together.median, rounds.ratio(0, 1)).ns) / 1e3,
+                    static_cast<double>(over(together.median, rounds.ratio(0, 2)).ns) / 1e3, rounds.size(),
+                    together.sm_clock_mhz);
+      }
+      std::fflush(stdout);
+    }
+    busy_.clear();
+  }
+
+  /// Hops of 1 KiB by which streams take part: `placement,ROLE,STREAM,MEDIAN,LOWER QUARTILE,UPPER QUARTILE`
+  /// in nanoseconds, one of many streams that are otherwise idle in each role.
+  void placement() {
+    PLUMB_CHECK(ranks_.size() > 2);
+    std::vector<std::unique_ptr<RankMessages>> messages;
+    for (std::size_t r = 0; r < ranks_.size(); ++r)
+      messages.push_back(std::make_unique<RankMessages>(
+          Bytes{static_cast<std::int64_t>(2 * layout_.tokens() * model_.hidden)}));
+    for (std::size_t r = 2; r < ranks_.size(); ++r) {
+      StageRig& rig = *layer_rigs_[r];
+      RankMessages& sent = *messages[r];
+      const device::Stream& main = ranks_[r]->main;
+      busy_.push_back(std::make_unique<Background>(main, [&rig, &sent, &main] {
+        rig.launch(WorkKind::forward);
+        sent.send_behind(main);
+        rig.launch(WorkKind::backward);
+        sent.send_behind(main);
+      }));
+    }
+    device::Event arrived;
+    std::vector<device::Stream> copies, senders, receivers;
+    for (int k = 0; k < 40; ++k) copies.emplace_back();
+    for (int k = 0; k < 8; ++k) {
+      senders.push_back(shares_[0].stream());
+      receivers.push_back(shares_[1].stream());
+    }
+    const auto hop = [&](const char* role, std::size_t which, const device::Stream& from,
+                         const device::Stream& over, const device::Stream& to) {
+      const OpLane from_lane(from, shares_[0].multiprocessors()), to_lane(to, shares_[1].multiprocessors());
+      const PartPiece& producer = pieces_->product();
+      const PartPiece& consumer = pieces_beside_->product();
+      const SampleSet samples = sampler_.sample({from, begin_, end_,
+                                                 [&] {
+                                                   for (int k = 0; k < 4; ++k) producer.launch(from_lane);
+                                                   begin_.record(from);
+                                                   over.wait(begin_);
+                                                   device::copy(over, to_.data(), from_.data(), 1024);
+                                                   arrived.record(over);
+                                                   to.wait(arrived);
+                                                   end_.record(to);
+                                                   consumer.launch(to_lane);
+                                                   producer.launch(from_lane);
+                                                 }},
+                                                WarmUp::a_few_runs, {0.001, 40, 60, Duration{60'000'000}});
+      const Summary s = samples.summary();
+      std::printf("placement,%s,%zu,%lld,%lld,%lld\n", role, which, static_cast<long long>(s.median.ns),
+                  static_cast<long long>(s.lower_quartile.ns), static_cast<long long>(s.upper_quartile.ns));
+    };
+    for (int pass = 0; pass < 2; ++pass) {
+      for (std::size_t k = 0; k < copies.size(); ++k)
+        hop("copies", k, ranks_[0]->main, copies[k], ranks_[1]->main);
+      for (std::size_t k = 0; k < senders.size(); ++k)
+        hop("sender", k, senders[k], ranks_[0]->copies, ranks_[1]->main);
+      for (std::size_t k = 0; k < receivers.size(); ++k)
+        hop("receiver", k, ranks_[0]->main, ranks_[0]->copies, receivers[k]);
+      std::fflush(stdout);
+    }
+    busy_.clear();
   }
 
   /// Whether all predictions are within the limit.
@@ -304,8 +277,8 @@ class Bench {
                                                  {{"attention", F}, {"norm_1", I}},
                                                  {{"attention", F}, {"attention", I}}};
     for (const auto& [a, b] : mixes) {
-      const Pieces::Piece& first = piece(*pieces_, a.first, a.second);
-      const Pieces::Piece& second = piece(*pieces_beside_, b.first, b.second);
+      const PartPiece& first = piece(*pieces_, a.first, a.second);
+      const PartPiece& second = piece(*pieces_beside_, b.first, b.second);
       for (const int times : {1, 4}) {
         const auto repeated = [times](const Launch& launch) {
           return [times, &launch](const OpLane& lane) {
@@ -321,24 +294,55 @@ class Bench {
     }
   }
 
-  static const Pieces::Piece& piece(const Pieces& pieces, const std::string& part, WorkKind kind) {
-    for (const Pieces::Piece& one : pieces.all()) {
-      if (one.part == part && one.kind == kind) return one;
+  /// On each stream one to three parts in a row, drawn by chance.
+  void drawn_together(std::uint32_t seed) {
+    constexpr int mixes = 24;
+    std::mt19937 random(seed);
+    const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random() % n); };
+    for (int k = 0; k < mixes; ++k) {
+      struct Drawn {
+        std::string name;
+        OpCost cost;
+        std::vector<const PartPiece*> pieces;
+      };
+      const auto draw = [&](const PartWork& from) {
+        Drawn drawn;
+        for (std::size_t left = 1 + below(3); left > 0; --left) {
+          const PartPiece& piece = from.all()[below(from.all().size())];
+          drawn.name += (drawn.name.empty() ? "" : " + ") + label(piece);
+          drawn.cost.recipe.push_back(segment(piece));
+          drawn.pieces.push_back(&piece);
+        }
+        return drawn;
+      };
+      const Drawn first = draw(*pieces_), second = draw(*pieces_beside_);
+      const auto launching = [](const Drawn& drawn) {
+        return [&drawn](const OpLane& lane) {
+          for (const PartPiece* piece : drawn.pieces) piece->launch(lane);
+        };
+      };
+      two("drawn", first.name, second.name, first.cost, second.cost, launching(first), launching(second),
+          launching(second));
     }
+  }
+
+  static const PartPiece& piece(const PartWork& pieces, const std::string& part, WorkKind kind) {
+    if (const PartPiece* found = pieces.find(part, kind)) return *found;
     throw BadInput(part, "there is no such piece");
   }
-  static std::string label(const Pieces::Piece& piece) {
+  static std::string label(const PartPiece& piece) {
     return piece.part + " " + std::string(words(piece.kind));
   }
   /// As the calibration has it.
-  Segment segment(const Pieces::Piece& piece) const {
+  Segment segment(const PartPiece& piece) const {
     for (const Part& part : stage_parts(model_, layout_, middle)) {
       if (part.name != piece.part) continue;
       const auto found = find_duration(calibration_, part_work(part, model_, layout_, piece.kind));
       if (!found) break;
       const std::string_view name = class_of(part.part_class, piece.kind);
       const auto at = std::find(cost_.classes.begin(), cost_.classes.end(), name) - cost_.classes.begin();
-      return {Lane::compute, found->duration, WorkClass{static_cast<std::uint32_t>(at)}, part.name, false};
+      return {Lane::compute, found->duration, WorkClass{static_cast<std::uint32_t>(at)},
+              part.name,     false,           found->tail_ppm};
     }
     throw BadInput(piece.part, "the calibration does not hold it");
   }
@@ -384,14 +388,20 @@ class Bench {
     return {std::llround(1e6 * static_cast<double>(whole.ns) / static_cast<double>(ratio.ppm))};
   }
 
-  /// The first, the second, and both on two streams, in turns. `second_alone` runs in the main stream.
-  void two(const char* what, std::string_view a, std::string_view b, const OpCost& first_cost,
-           const OpCost& second_cost, const Launch& first, const Launch& second, const Launch& second_alone) {
+  /// In turns both on two streams, the first alone, the second alone.
+  Alternation alone_and_together(const Launch& first, const Launch& second, const Launch& second_alone) {
     const Timed one = alone(first), other = alone(second_alone), together = both(first, second);
     const std::array<std::function<Sample()>, 3> turns{[&] { return sampler_.once(together); },
                                                        [&] { return sampler_.once(one); },
                                                        [&] { return sampler_.once(other); }};
-    const Alternation rounds = sampled(turns);
+    return sampled(turns);
+  }
+
+  /// What it takes, by what its ops take alone and by the calibration. `second_alone` runs in the main
+  /// stream.
+  void two(const char* what, std::string_view a, std::string_view b, const OpCost& first_cost,
+           const OpCost& second_cost, const Launch& first, const Launch& second, const Launch& second_alone) {
+    const Alternation rounds = alone_and_together(first, second, second_alone);
     const Summary measured = rounds.of(0).summary();
     const OpCost x = lasting(first_cost, over(measured.median, rounds.ratio(0, 1)));
     const OpCost y = lasting(second_cost, over(measured.median, rounds.ratio(0, 2)));
@@ -435,7 +445,7 @@ class Bench {
   std::vector<std::unique_ptr<RankLanes>> ranks_;
   std::vector<std::unique_ptr<StageRig>> layer_rigs_;
   std::unique_ptr<StageRig> other_;
-  std::optional<Pieces> pieces_, pieces_beside_;
+  std::optional<PartWork> pieces_, pieces_beside_;
   std::vector<std::unique_ptr<Background>> busy_;
   device::Buffer from_, to_;
   device::Event begin_{device::EventKind::timing}, end_{device::EventKind::timing};
@@ -552,15 +562,33 @@ bool message_sizes(const CalibrationRequest& request, const Calibration& calibra
   return all.within * 10 >= all.all * 9;
 }
 
+/// Samples of hops, `hop,TIME,BYTES,NANOSECONDS…`, of a measurer that is made anew each time.
+void hops(const CalibrationRequest& request) {
+  for (int time = 0; time < 2; ++time) {
+    const auto measurer = make_measurer(request);
+    const TransferKey key{TransferKind::hop, "local", "", {0, 1}, 1, measurer->setting()};
+    for (const std::int64_t size : {1 << 10, 1 << 16, 1 << 20, 1 << 22, 1 << 24}) {
+      const auto measured =
+          measurer->measure(TransferTarget{key, {size}}, {0.001, 30, 2000, Duration{100'000'000}});
+      std::printf("hop,%d,%lld", time, static_cast<long long>(size));
+      for (const Sample& sample : measured[0].samples)
+        std::printf(",%lld", static_cast<long long>(sample.duration.ns));
+      std::printf("\n");
+    }
+    std::fflush(stdout);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc < 8) {
     std::fprintf(stderr,
-                 "held_out CALIBRATION KIND HIDDEN HEADS SEQUENCE LAYERS RANKS [VOCABULARY] [messages]\n");
+                 "held_out CALIBRATION KIND HIDDEN HEADS SEQUENCE LAYERS RANKS [VOCABULARY] [WHAT]\n");
     return 2;
   }
-  const bool messages = std::string(argv[argc - 1]) == "messages";
+  const auto is_number = [](const char* word) { return *word >= '0' && *word <= '9'; };
+  const std::string what = is_number(argv[argc - 1]) ? "" : argv[argc - 1];
   std::ifstream in(argv[1]);
   std::stringstream text;
   text << in.rdbuf();
@@ -575,7 +603,7 @@ int main(int argc, char** argv) {
     form.heads = std::stoull(argv[4]);
     form.layers = std::stoull(argv[6]);
     form.sequence = std::stoull(argv[5]);
-    if (argc > 8 && std::string(argv[8]) != "messages") form.vocab = std::stoull(argv[8]);
+    if (argc > 8 && is_number(argv[8])) form.vocab = std::stoull(argv[8]);
     CalibrationRequest request;
     request.model = model_of(form);
     request.ranks = static_cast<std::uint32_t>(std::stoul(argv[7]));
@@ -584,13 +612,25 @@ int main(int argc, char** argv) {
     request.layout.parallelism.pipeline = static_cast<std::uint32_t>(form.layers);
     request.layout.stages = even_stages(request.model, request.layout.parallelism.pipeline);
     request.algorithms = calibration.algorithms;
-    if (messages) {
+    if (what == "messages" || what == "hops") {
       request.layout.parallelism.pipeline = request.ranks;
       request.layout.stages = even_stages(request.model, request.ranks);
-      return message_sizes(request, calibration) ? 0 : 1;
+      if (what == "messages") return message_sizes(request, calibration) ? 0 : 1;
+      hops(request);
+      return 0;
     }
     Bench bench(request.model, request.layout, request.ranks, calibration);
-    bench.run();
+    if (what == "placement") {
+      bench.placement();
+      return 0;
+    }
+    if (what == "pairs") {
+      bench.all_pairs();
+      return 0;
+    }
+    std::optional<std::uint32_t> seed;
+    if (what.starts_with("draw=")) seed = static_cast<std::uint32_t>(std::stoul(what.substr(5)));
+    bench.run(seed);
     return bench.good() ? 0 : 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "held_out: %s\n", error.what());
