@@ -43,12 +43,11 @@ void NcclContention::queue(const Communication& what) const {
       nccl.receive(rank_.to_receive(), what.size, 1 - link.own, link.stream);
       return nccl.end_group();
     case TransferKind::all_reduce:
-      return nccl.all_reduce(rank_.to_send(), count, device::Element::fp32, link.stream);
+      return nccl.all_reduce(rank_.to_send(), count, link.stream);
     case TransferKind::reduce_scatter:
-      return nccl.reduce_scatter(rank_.to_send(), rank_.to_receive(), each, device::Element::fp32,
-                                 link.stream);
+      return nccl.reduce_scatter(rank_.to_send(), rank_.to_receive(), each, link.stream);
     case TransferKind::all_gather:
-      return nccl.all_gather(rank_.to_send(), rank_.to_receive(), each, device::Element::fp32, link.stream);
+      return nccl.all_gather(rank_.to_send(), rank_.to_receive(), each, link.stream);
     case TransferKind::all_to_all: {
       const Bytes part{static_cast<std::int64_t>(each * sizeof(float))};
       nccl.begin_group();

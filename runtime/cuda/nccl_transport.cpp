@@ -203,8 +203,7 @@ void NcclTransport::all_reduce(Waiting& waiting) {
   stream.wait(*waiting.after);
   span.begin.record(stream);
   if (group) {
-    group->communicator.all_reduce(waiting.gradients.data(), waiting.gradients.size(), device::Element::fp32,
-                                   stream);
+    group->communicator.all_reduce(waiting.gradients.data(), waiting.gradients.size(), stream);
   }
   span.end.record(stream);
 }
@@ -245,7 +244,7 @@ void NcclTransport::share(std::uint32_t pair, std::span<float> gradients, const 
   issue(no_index, nullptr, [&] {
     Group& group = *groups_.at(shared_groups_[pair]);
     group.stream.wait(after);
-    group.communicator.all_reduce(gradients.data(), gradients.size(), device::Element::fp32, group.stream);
+    group.communicator.all_reduce(gradients.data(), gradients.size(), group.stream);
     done.record(group.stream);
   });
   wait_for(done, "the other half of the gradients of the tied head");

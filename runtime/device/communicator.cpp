@@ -15,19 +15,6 @@ std::string version_text(int version) {
   return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
          std::to_string(version % 100);
 }
-
-ncclDataType_t nccl_type(Element element) {
-  switch (element) {
-    case Element::byte:
-      return ncclUint8;
-    case Element::bf16:
-      return ncclBfloat16;
-    case Element::fp32:
-      return ncclFloat32;
-  }
-  PLUMB_CHECK(!"an element type");
-  return ncclUint8;
-}
 }  // namespace
 
 CommunicatorId make_communicator_id() {
@@ -109,21 +96,18 @@ void Communicator::receive(void* data, Bytes bytes, std::uint32_t peer, const St
                            handle_, stream.handle()));
 }
 
-void Communicator::all_reduce(void* data, std::size_t count, Element element, const Stream& stream) {
-  PLUMB_NCCL_CALL(ncclAllReduce(data, data, count, nccl_type(element), ncclSum, handle_, stream.handle()));
+void Communicator::all_reduce(void* data, std::size_t count, const Stream& stream) {
+  PLUMB_NCCL_CALL(ncclAllReduce(data, data, count, ncclFloat32, ncclSum, handle_, stream.handle()));
   settle("an all-reduce to be taken");
 }
 
-void Communicator::reduce_scatter(const void* data, void* part, std::size_t count, Element element,
-                                  const Stream& stream) {
-  PLUMB_NCCL_CALL(
-      ncclReduceScatter(data, part, count, nccl_type(element), ncclSum, handle_, stream.handle()));
+void Communicator::reduce_scatter(const void* data, void* part, std::size_t count, const Stream& stream) {
+  PLUMB_NCCL_CALL(ncclReduceScatter(data, part, count, ncclFloat32, ncclSum, handle_, stream.handle()));
   settle("a reduce-scatter to be taken");
 }
 
-void Communicator::all_gather(const void* part, void* all, std::size_t count, Element element,
-                              const Stream& stream) {
-  PLUMB_NCCL_CALL(ncclAllGather(part, all, count, nccl_type(element), handle_, stream.handle()));
+void Communicator::all_gather(const void* part, void* all, std::size_t count, const Stream& stream) {
+  PLUMB_NCCL_CALL(ncclAllGather(part, all, count, ncclFloat32, handle_, stream.handle()));
   settle("an all-gather to be taken");
 }
 

@@ -24,9 +24,6 @@ CommunicatorId make_communicator_id();
 std::string nccl_version();
 std::string nccl_built_with();
 
-/// The kinds of data that are sent or summed.
-enum class Element : std::uint8_t { byte, bf16, fp32 };
-
 /// A communicator that never blocks the host for good: each call that NCCL has only begun is polled until the
 /// deadline, then everything is aborted and a DeviceError says what was waited for. Only communicators of
 /// this kind can be aborted safely. One host thread a rank issues to it.
@@ -56,12 +53,12 @@ class Communicator {
   void end_group();
   void send(const void* data, Bytes bytes, std::uint32_t peer, const Stream& stream);
   void receive(void* data, Bytes bytes, std::uint32_t peer, const Stream& stream);
-  /// Sums in place over all ranks.
-  void all_reduce(void* data, std::size_t count, Element element, const Stream& stream);
-  /// Of `count` elements a rank: each gets the sums of its own part, from the ranks' `count` x ranks.
-  void reduce_scatter(const void* data, void* part, std::size_t count, Element element, const Stream& stream);
-  /// `count` elements of each rank, one rank after the other in `all`.
-  void all_gather(const void* part, void* all, std::size_t count, Element element, const Stream& stream);
+  /// Sums of `count` float32 in place over all ranks.
+  void all_reduce(void* data, std::size_t count, const Stream& stream);
+  /// Of `count` float32 a rank: each gets the sums of its own part, from the ranks' `count` x ranks.
+  void reduce_scatter(const void* data, void* part, std::size_t count, const Stream& stream);
+  /// `count` float32 of each rank, one rank after the other in `all`.
+  void all_gather(const void* part, void* all, std::size_t count, const Stream& stream);
 
   /// Throws DeviceError where NCCL has met an error since; called while waiting for the device.
   void check() const;

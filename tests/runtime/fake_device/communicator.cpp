@@ -161,8 +161,7 @@ void Communicator::end_group() {
       });
   handle_->group.clear();
 }
-void Communicator::all_reduce(void* data, std::size_t count, Element element, const Stream& stream) {
-  PLUMB_CHECK(element == Element::fp32);
+void Communicator::all_reduce(void* data, std::size_t count, const Stream& stream) {
   stream.handle()->push(
       [common = handle_->common, rank = handle_->rank, round = handle_->sums++, data, count] {
         std::unique_lock lock(common->mutex);
