@@ -109,6 +109,20 @@ TEST(Overlap, WhoWaitsTakesThePlaceOfATail) {
   EXPECT_EQ(derive_pair(recipe({tailed}), recipe({compute(50)}), gains).forward_end, Duration{100});
 }
 
+// The first piece keeps nobody: the second begins with it, and the third when the second has ended, not when
+// the first has.
+//   communication  0-4        10-13
+//   compute        0-10
+TEST(Overlap, BehindADeferredPieceTheNextWaitsForTheOneBetween) {
+  OpCost op = recipe({communicate(4), compute(10), communicate(3)});
+  op.recipe[0].deferred = true;
+  const PairCost alone = derive_alone(op, {});
+  EXPECT_EQ(alone.segments, (std::vector<PairSegment>{{false, 0, Duration{0}, Duration{4}},
+                                                      {false, 1, Duration{0}, Duration{10}},
+                                                      {false, 2, Duration{10}, Duration{13}}}));
+  EXPECT_EQ(alone.duration, Duration{13});
+}
+
 TEST(Overlap, AnOpAloneHasNoCompany) {
   OpCost backward = recipe({compute(10), communicate(5), compute(20)});
   backward.recipe[0].deferred = true;
