@@ -3,6 +3,7 @@
 #include "runtime/layers/attention.hpp"
 
 #include "runtime/device/check.hpp"
+#include "runtime/layers/attention_plain.hpp"
 #include "schedules/ir/error.hpp"
 
 #include <algorithm>
@@ -150,7 +151,7 @@ std::byte* at(const Tensor& tensor, std::uint64_t elements) {
 void Attention::forward(const Lane& lane, Scratch scratch, const Tensor& qkv, const Tensor& o,
                         float* log_sum_exp) const {
   if (!plans_) {
-    detail::plain_attention_forward(lane, size_, qkv, o, log_sum_exp);
+    plain_attention_forward(lane, size_, qkv, o, log_sum_exp);
     return;
   }
   std::unordered_map<std::int64_t, void*> places{
@@ -166,8 +167,8 @@ void Attention::forward(const Lane& lane, Scratch scratch, const Tensor& qkv, co
 void Attention::backward(const Lane& lane, Scratch scratch, const Tensor& d_o, const Tensor& qkv,
                          const Tensor& o, const float* log_sum_exp, const Tensor& d_qkv) const {
   if (!plans_) {
-    detail::plain_attention_backward(lane, size_, d_o, qkv, o, log_sum_exp,
-                                     static_cast<float*>(scratch.take(Attention::scratch())), d_qkv);
+    plain_attention_backward(lane, size_, d_o, qkv, o, log_sum_exp,
+                             static_cast<float*>(scratch.take(Attention::scratch())), d_qkv);
     return;
   }
   const std::uint64_t keys = size_.heads * size_.head_dim;

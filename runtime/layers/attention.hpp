@@ -1,5 +1,4 @@
-// Causal attention with grouped key/value heads, fused: no scores in memory. With it, the rotary embedding
-// that turns its queries and keys.
+// Causal attention with grouped key/value heads: no scores in memory.
 #pragma once
 #include "runtime/layers/lane.hpp"
 #include "runtime/layers/scratch.hpp"
@@ -51,23 +50,5 @@ class Attention {
   AttentionKernel kernel_;
   std::unique_ptr<Plans> plans_;  // cuDNN's
 };
-
-/// cos and sin of position p and pair i, p / base^(2i / head_dim): float32 [sequence, head_dim / 2, 2].
-/// (arXiv 2104.09864)
-Bytes rope_table_bytes(const AttentionSize& size);
-void make_rope_table(const Lane& lane, const AttentionSize& size, float base, float* table);
-/// Turns queries and keys of qkv in place; element i of a head is paired with i + head_dim / 2.
-void rope_forward(const Lane& lane, const AttentionSize& size, const float* table, const Tensor& qkv);
-/// Turns the gradients back.
-void rope_backward(const Lane& lane, const AttentionSize& size, const float* table, const Tensor& d_qkv);
-
-namespace detail {
-void plain_attention_forward(const Lane& lane, const AttentionSize& size, const Tensor& qkv, const Tensor& o,
-                             float* log_sum_exp);
-/// `delta`: scratch, float32 like log_sum_exp.
-void plain_attention_backward(const Lane& lane, const AttentionSize& size, const Tensor& d_o,
-                              const Tensor& qkv, const Tensor& o, const float* log_sum_exp, float* delta,
-                              const Tensor& d_qkv);
-}  // namespace detail
 
 }  // namespace plumb::layers

@@ -6,6 +6,7 @@
 #include "runtime/layers/embedding.hpp"
 #include "runtime/layers/head_norm.hpp"
 #include "runtime/layers/loss.hpp"
+#include "runtime/layers/rope.hpp"
 #include "runtime/layers/stage_kept.hpp"
 #include "schedules/ir/error.hpp"
 #include "schedules/model/parameters.hpp"

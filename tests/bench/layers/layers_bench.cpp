@@ -12,6 +12,7 @@
 #include "runtime/layers/model_stage.hpp"
 #include "runtime/layers/norm.hpp"
 #include "runtime/layers/optimizer.hpp"
+#include "runtime/layers/rope.hpp"
 #include "runtime/layers/random.hpp"
 
 #include <algorithm>

@@ -8,6 +8,7 @@
 #include "runtime/layers/matmul.hpp"
 #include "runtime/layers/norm.hpp"
 #include "runtime/layers/optimizer.hpp"
+#include "runtime/layers/rope.hpp"
 #include "tests/runtime/layers/on_device.hpp"
 #include "tests/runtime/layers/textbook.hpp"
 
