@@ -78,8 +78,11 @@ Setting main_setting(const Calibration& calibration) {
   Setting best;
   std::size_t most = 0;
   for (const auto& [setting, count] : counts) {
-    if (setting.idle_others > 0 && most > 0) continue;
-    const bool better = most == 0 || best.idle_others > 0 || setting.others_busy > best.others_busy ||
+    const auto is_partial = [](const Setting& one) {
+      return one.idle_others > 0 || one.others_compute != OthersCompute::as_in_steps;
+    };
+    if (is_partial(setting) && most > 0) continue;
+    const bool better = most == 0 || is_partial(best) || setting.others_busy > best.others_busy ||
                         (setting.others_busy == best.others_busy && count > most);
     if (!better) continue;
     best = setting;

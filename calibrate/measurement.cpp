@@ -52,6 +52,11 @@ std::optional<TransferKind> parse_transfer_kind(std::string_view word) {
   return kind_of(transfer_kinds, word);
 }
 
+std::string_view words(OthersCompute what) {
+  constexpr std::array<std::string_view, 4> all{"as_in_steps", "forwards", "backwards", "pairs"};
+  return all[static_cast<std::size_t>(what)];
+}
+
 std::uint32_t slowdown_ppm(const Slowdown& slowdown) {
   constexpr std::int64_t million = 1'000'000;
   if (slowdown.ratio)
@@ -86,6 +91,8 @@ std::string to_string(const Setting& setting) {
       break;
   }
   if (setting.others_busy) out += ", others busy";
+  if (setting.others_compute != OthersCompute::as_in_steps)
+    out += fmt::format(" with {}", words(setting.others_compute));
   if (setting.idle_others > 0) out += fmt::format(" but for {}", setting.idle_others);
   if (setting.flushed) out += ", cache flushed";
   return out;

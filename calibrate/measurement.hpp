@@ -44,6 +44,9 @@ enum class Share : std::uint8_t {
   partition,  // `sms` multiprocessors of their own (a green context), in one process
   process,    // one of several processes (MPS), with `sms` of its own where that is not 0
 };
+/// What the busy others compute. `as_in_steps`: what is measured; forwards and backwards in turns beside
+/// single ops, pairs beside pairs.
+enum class OthersCompute : std::uint8_t { as_in_steps, forwards, backwards, pairs };
 struct Setting {
   Share share = Share::whole_gpu;
   std::uint32_t sms = 0;          // multiprocessors of this rank; 0: all
@@ -52,8 +55,11 @@ struct Setting {
   std::uint32_t idle_others = 0;  // but for so many of them
   /// The second-level cache was emptied before each sample: an upper bound, and nothing that a step meets.
   bool flushed = false;
+  OthersCompute others_compute = OthersCompute::as_in_steps;
   auto operator<=>(const Setting&) const = default;
 };
+
+std::string_view words(OthersCompute what);
 
 struct TimedWork {
   WorkKey work;

@@ -113,7 +113,7 @@ std::string summary_json(const Summary& s) {
 constexpr std::array<std::string_view, 3> shares{"whole_gpu", "partition", "process"};
 
 Setting read_setting(const JsonView& view) {
-  view.allow_keys({"share", "sms", "of", "others_busy", "idle_others", "flushed"});
+  view.allow_keys({"share", "sms", "of", "others_busy", "idle_others", "flushed", "others_compute"});
   Setting setting;
   const JsonView share = view.required("share");
   const auto found = std::find(shares.begin(), shares.end(), share.text());
@@ -125,6 +125,14 @@ Setting read_setting(const JsonView& view) {
   if (const auto idle = view.member("idle_others"))
     setting.idle_others = static_cast<std::uint32_t>(idle->integer(0, setting.of - 1));
   if (const auto flushed = view.member("flushed")) setting.flushed = flushed->boolean();
+  if (const auto compute = view.member("others_compute")) {
+    constexpr std::array<OthersCompute, 3> all{OthersCompute::forwards, OthersCompute::backwards,
+                                               OthersCompute::pairs};
+    const std::string word = compute->text();
+    const auto what = std::find_if(all.begin(), all.end(), [&](OthersCompute o) { return words(o) == word; });
+    if (what == all.end()) compute->fail("is none of forwards, backwards, pairs");
+    setting.others_compute = *what;
+  }
   return setting;
 }
 
@@ -135,6 +143,8 @@ std::string setting_json(const Setting& s) {
   if (s.others_busy) out += R"(,"others_busy":true)";
   if (s.idle_others > 0) out += fmt::format(R"(,"idle_others":{})", s.idle_others);
   if (s.flushed) out += R"(,"flushed":true)";
+  if (s.others_compute != OthersCompute::as_in_steps)
+    out += fmt::format(R"(,"others_compute":"{}")", words(s.others_compute));
   return out + "}";
 }
 

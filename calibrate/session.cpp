@@ -91,6 +91,22 @@ void add_partial_loads(Plan& plan, const CalibrationRequest& request, const Sett
   }
 }
 
+// What ranks that share a GPU leave each other of caches and memory hangs on what they compute.
+void add_companies(Plan& plan, const CalibrationRequest& request, const Setting& setting) {
+  if (!setting.others_busy || request.transport != "local") return;
+  for (const OthersCompute what : {OthersCompute::forwards, OthersCompute::backwards, OthersCompute::pairs}) {
+    Setting beside = setting;
+    beside.others_compute = what;
+    for (const std::uint64_t layer : sample_layers(request.model)) {
+      for (const WorkKind kind : kinds) {
+        // Pairs are measured beside pairs already, and there is hardly one beside anything else.
+        if (kind != WorkKind::forward_beside_backward)
+          plan.add(WorkTarget{layer_work(request.model, request.layout, layer, kind), beside});
+      }
+    }
+  }
+}
+
 // What layers are made of, so that other layouts and models of the same pieces can be estimated.
 void add_parts(Plan& plan, const CalibrationRequest& request, const Setting& setting) {
   for (const Stage stage : all_stages(request.layout)) {
@@ -237,6 +253,7 @@ std::vector<Target> plan_targets(const CalibrationRequest& request, const Measur
   add_memory(plan, request);
   add_parts(plan, request, measurer.setting());
   add_partial_loads(plan, request, measurer.setting());
+  add_companies(plan, request, measurer.setting());
   add_slowdown(plan, request, measurer);
   add_idle_messages(plan, request, measurer);
   add_collectives(plan, request, measurer);

@@ -38,12 +38,15 @@ class LocalMeasurer final : public Measurer {
     setting_.sms = request.ranks > 1 ? shares_[0].multiprocessors() : 0;
     setting_.of = request.ranks;
     setting_.others_busy = request.ranks > 1;
-    // Rank 0 is measured: it has every kind of stage. The others keep busy with a layer.
+    // Rank 0 is measured: it has every kind of stage. Each other keeps busy with its own.
     for (std::uint32_t r = 0; r < request.ranks; ++r) {
+      const auto stage = static_cast<std::uint32_t>(r % request_.layout.stages.size());
+      const CutStage own{&request_.layout, Stage{stage}};
       ranks_.push_back(
-          std::make_unique<RankBench>(request_, r == 0 ? stages_of(request_) : std::vector<CutStage>{},
+          std::make_unique<RankBench>(request_, r == 0 ? stages_of(request_) : std::vector<CutStage>{own},
                                       request.ranks > 1 ? &shares_[r] : nullptr,
                                       request.ranks > 1 ? setting_.sms : info_.multiprocessors, algorithms_));
+      ranks_.back()->be_a_neighbour_with(request_.model, own);
     }
     if (request.ranks > 1) {
       const Bytes message = stage_bytes(request.model, request.layout, Stage{0}).activation_message;
@@ -102,8 +105,8 @@ class LocalMeasurer final : public Measurer {
   }
 
  private:
-  /// From here on the ranks from `first` on compute a layer, and nobody else does. A load that goes on from
-  /// one figure to the next keeps the clock where it is.
+  /// From here on the ranks from `first` on compute their stages, and nobody else does. A load that goes on
+  /// from one figure to the next keeps the clock where it is.
   void keep_busy(std::size_t first, Company company = Company::forwards_and_backwards) {
     const auto stays = [&](std::size_t r) { return busy_[r] && r >= first && company == company_; };
     bool changed = false;
@@ -122,7 +125,7 @@ class LocalMeasurer final : public Measurer {
 
   void keep_company(const WorkTarget& target) {
     keep_busy(target.setting.others_busy ? 1 + target.setting.idle_others : ranks_.size(),
-              company_of(target.work.kind));
+              company_of(target));
   }
 
   Measurement measure_one(const WorkTarget& target, const StoppingRule& rule) {

@@ -12,6 +12,8 @@
 namespace plumb::measure {
 namespace {
 
+constexpr Duration observing_companies{1'000'000'000};
+
 /// A layer of the model alone: neither first nor last, so that it has messages on both sides.
 Layout layout_of_one_layer(const ModelShape& model, const Layout& layout, std::uint64_t layer) {
   Layout alone = layout;
@@ -62,6 +64,7 @@ RankBench::RankBench(const CalibrationRequest& request, const std::vector<CutSta
   };
   const Layout one = layout_of_one_layer(model, request.layout, 0);
   layer_ = make(one, Stage{0});
+  as_neighbour_ = layer_;
   rigs_.emplace(layer_work(model, request.layout, 0, WorkKind::forward), layer_);
   // A stage in the middle with one layer is that layer.
   const WorkKey alone = stage_work(model, one, Stage{0}, WorkKind::forward);
@@ -95,11 +98,24 @@ Company company_of(WorkKind measured) {
   return measured == WorkKind::forward_beside_backward ? Company::pairs : Company::forwards_and_backwards;
 }
 
+Company company_of(const WorkTarget& measured) {
+  switch (measured.setting.others_compute) {
+    case OthersCompute::forwards:
+      return Company::forwards;
+    case OthersCompute::backwards:
+      return Company::backwards;
+    case OthersCompute::pairs:
+      return Company::pairs;
+    case OthersCompute::as_in_steps:
+      break;
+  }
+  return company_of(measured.work.kind);
+}
+
 bool have_one_company(const Target& a, const Target& b) {
   const auto* one = std::get_if<WorkTarget>(&a);
   const auto* other = std::get_if<WorkTarget>(&b);
-  return one && other && one->setting == other->setting &&
-         company_of(one->work.kind) == company_of(other->work.kind);
+  return one && other && one->setting == other->setting && company_of(*one) == company_of(*other);
 }
 
 std::vector<WorkTarget> work_of(const std::vector<Target>& targets) {
@@ -108,10 +124,22 @@ std::vector<WorkTarget> work_of(const std::vector<Target>& targets) {
   return work;
 }
 
+void RankBench::be_a_neighbour_with(const ModelShape& model, const CutStage& stage) {
+  as_neighbour_ = rigs_.at(stage_work(model, *stage.cut, stage.stage, WorkKind::forward));
+}
+
 Background RankBench::busy(Company company) {
-  StageRig& rig = *layer_;
-  if (company == Company::pairs)
-    return {streams_.main, [this, &rig] { launch(rig, WorkKind::forward_beside_backward); }};
+  StageRig& rig = *as_neighbour_;
+  switch (company) {
+    case Company::pairs:
+      return {streams_.main, [this, &rig] { launch(rig, WorkKind::forward_beside_backward); }};
+    case Company::forwards:
+      return {streams_.main, [this, &rig] { launch(rig, WorkKind::forward); }};
+    case Company::backwards:
+      return {streams_.main, [this, &rig] { launch(rig, WorkKind::backward); }};
+    case Company::forwards_and_backwards:
+      break;
+  }
   return {streams_.main, [this, &rig] {
             launch(rig, WorkKind::forward);
             launch(rig, WorkKind::backward);
@@ -175,7 +203,10 @@ std::vector<Measurement> RankBench::time_in_turns(const std::vector<WorkTarget>&
       }
       turns.push_back(std::move(turn));
     }
-    const std::vector<TurnSamples> sampled = sample_in_turns(streams_.main, turns, rule, load, meanwhile);
+    // What is only compared at one clock needs no more than some samples.
+    const bool beside_others = ops.front().setting.others_compute != OthersCompute::as_in_steps;
+    const std::vector<TurnSamples> sampled = sample_in_turns(
+        streams_.main, turns, rule, load, meanwhile, beside_others ? observing_companies : observing_turns);
     for (std::size_t i = 0; i < ops.size(); ++i) {
       ops[i].parts ? keep_parts(ops[i], sampled[i], parts[i]) : keep(ops[i], *asked_first[i], sampled[i]);
     }

@@ -41,9 +41,11 @@ struct CutStage {
 /// The stages of all of the request's cuts.
 std::vector<CutStage> stages_of(const CalibrationRequest& request);
 
-/// What a rank computes beside one that is measured: what that one does, too.
-enum class Company : std::uint8_t { forwards_and_backwards, pairs };
+/// What a rank computes beside one that is measured: what that one does, too, unless its setting says
+/// otherwise.
+enum class Company : std::uint8_t { forwards_and_backwards, forwards, backwards, pairs };
 Company company_of(WorkKind measured);
+Company company_of(const WorkTarget& measured);
 
 /// Whether the two can be sampled in turns: work of one setting, in one company.
 bool have_one_company(const Target& a, const Target& b);
@@ -74,7 +76,11 @@ class RankBench {
   void send_by(std::function<void()> send) { send_by_ = std::move(send); }
   /// What an op of this kind sends, behind what is in the main stream.
   void send(WorkKind kind);
-  /// Computes forwards and backwards of a layer, or pairs of both, until the result is destroyed.
+  /// From here on `busy` computes that stage, one of those given, instead of a layer: then it has the weights
+  /// in memory and caches that a rank of the pipeline has.
+  void be_a_neighbour_with(const ModelShape& model, const CutStage& stage);
+  /// Computes forwards and backwards of a layer, or one of them, or pairs of both, until the result is
+  /// destroyed.
   Background busy(Company company = Company::forwards_and_backwards);
   /// All in turns, in the order in which they were asked for. Nothing goes on meanwhile where all was timed
   /// before, under another name.
@@ -110,6 +116,7 @@ class RankBench {
   /// And what it sends.
   void launch(StageRig& rig, WorkKind kind);
 
+  StageRig* as_neighbour_ = nullptr;
   RankStreams streams_;
   std::optional<RankMessages> messages_;
   std::function<void()> send_by_;

@@ -16,9 +16,6 @@ using Clock = std::chrono::steady_clock;
 
 // While the host waits for one turn, so many others are queued behind it.
 constexpr std::size_t ahead = 2;
-// The power limit's control swings with a period of a third of a second to a whole one: several of them for
-// what is compared with each other; one thing alone is compared with nothing that was sampled beside it.
-constexpr Duration observing_turns{3'000'000'000};
 // A calibration that is interrupted loses no more than what it samples in turns just then.
 constexpr Duration most_of_turns{8'000'000'000};
 
@@ -54,9 +51,10 @@ Duration median_of(std::vector<Duration>& durations) {
 }  // namespace
 
 std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span<const Turn> turns,
-                                         const StoppingRule& rule, Load& load, const Meanwhile& meanwhile) {
+                                         const StoppingRule& rule, Load& load, const Meanwhile& meanwhile,
+                                         Duration observe) {
   const Duration warming = load.settling();
-  RoundRobin order(turns.size(), rule, turns.size() > 1 ? observing_turns : observing_load, most_of_turns);
+  RoundRobin order(turns.size(), rule, turns.size() > 1 ? observe : observing_load, most_of_turns);
   std::vector<std::vector<Duration>> launches(turns.size());
   std::vector<std::vector<std::size_t>> taken(turns.size());  // [turn][sample]: which of its turns
   std::vector<std::size_t> ended(turns.size(), 0);

@@ -36,11 +36,16 @@ struct Meanwhile {
   std::function<void()> end = {};
 };
 
+// The power limit's control swings with a period of a third of a second to a whole one: several of them for
+// what is compared with each other; one thing alone is compared with nothing that was sampled beside it.
+inline constexpr Duration observing_turns{3'000'000'000};
+
 /// All in `stream`. Another turn is queued before the last one has ended, so that the measured rank is as
 /// busy as one of a full pipeline; what the host was late for does not count (calibrate/round_robin). Warmed
-/// up until the clock has settled, which `load` knows. [turn]
+/// up until the clock has settled, which `load` knows. `observe`: for so long at the least, where there are
+/// several. [turn]
 std::vector<TurnSamples> sample_in_turns(const device::Stream& stream, std::span<const Turn> turns,
                                          const StoppingRule& rule, Load& load,
-                                         const Meanwhile& meanwhile = {});
+                                         const Meanwhile& meanwhile = {}, Duration observe = observing_turns);
 
 }  // namespace plumb::measure

@@ -118,6 +118,7 @@ Calibration measured() {
   apart.time.clock_exponent_ppm = 800'000;
   apart.time.clock_exponent_error_ppm = 30'000;
   apart.setting.flushed = true;
+  apart.setting.others_compute = OthersCompute::pairs;
   apart.tail_ppm = 120'000;
   apart.time.steadiness = Steadiness::bimodal;
   add(calibration, {apart, {}});

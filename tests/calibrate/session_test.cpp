@@ -242,6 +242,27 @@ TEST(Session, PlansALayerUnderPartialLoadWhereRanksShareAGpu) {
   EXPECT_EQ(idle[4], 5);
 }
 
+TEST(Session, PlansALayerBesideEachThingThatRanksOfOneGpuCompute) {
+  MadeUp device;
+  std::map<OthersCompute, std::set<WorkKind>> beside;
+  CalibrationRequest wanted = request(8);
+  for (const Target& target : plan_targets(wanted, device)) {
+    const auto* work = std::get_if<WorkTarget>(&target);
+    if (work && work->setting.others_compute != OthersCompute::as_in_steps)
+      beside[work->setting.others_compute].insert(work->work.kind);
+  }
+  const std::set<WorkKind> single{WorkKind::forward, WorkKind::backward_input, WorkKind::backward_weight,
+                                  WorkKind::backward};
+  EXPECT_EQ(beside, (std::map<OthersCompute, std::set<WorkKind>>{{OthersCompute::forwards, single},
+                                                                 {OthersCompute::backwards, single},
+                                                                 {OthersCompute::pairs, single}}));
+  wanted.transport = "nccl";
+  for (const Target& target : plan_targets(wanted, device)) {
+    const auto* work = std::get_if<WorkTarget>(&target);
+    EXPECT_TRUE(!work || work->setting.others_compute == OthersCompute::as_in_steps) << to_string(target);
+  }
+}
+
 // A stage's and a layer's kinds, and no target that an ordinary calibration has.
 TEST(Session, WithAFlushedCacheItPlansStagesAndLayersInASettingOfTheirOwn) {
   MadeUp device;
@@ -335,12 +356,17 @@ TEST(Session, InterruptedItKeepsWhatItHasAndGoesOnWhereItWas) {
 std::size_t work_under_full_load(const std::vector<Target>& targets) {
   return static_cast<std::size_t>(std::count_if(targets.begin(), targets.end(), [](const Target& target) {
     const auto* work = std::get_if<WorkTarget>(&target);
-    return work != nullptr && work->setting.idle_others == 0;
+    return work != nullptr && work->setting.idle_others == 0 &&
+           work->setting.others_compute == OthersCompute::as_in_steps;
   }));
 }
 
-// 8 ranks: all work under full load is one group, the first; a layer's five kinds with 2 and with 4 idle are
-// two more. Everything else is measured alone.
+// A layer's five kinds with 2 and with 4 of 8 ranks idle, and but for the pair beside forwards, backwards and
+// pairs.
+const std::vector<std::size_t> groups_of_a_layer{5, 5, 4, 4, 4};
+
+// 8 ranks: all work under full load is one group, the first; a layer's are the others. Everything else is
+// measured alone.
 TEST(Session, WhatCanBeSampledInTurnsIsMeasuredAtOnce) {
   MadeUp device;
   device.takes_turns = true;
@@ -349,7 +375,9 @@ TEST(Session, WhatCanBeSampledInTurnsIsMeasuredAtOnce) {
   const std::vector<Target> targets = plan_targets(request(8), device);
   EXPECT_TRUE(measure_missing(device, targets, {}, calibration, kept.hooks(device)));
   const std::size_t loaded = work_under_full_load(targets);
-  EXPECT_EQ(device.groups, (std::vector<std::size_t>{loaded, 5, 5}));
+  std::vector<std::size_t> expected{loaded};
+  expected.insert(expected.end(), groups_of_a_layer.begin(), groups_of_a_layer.end());
+  EXPECT_EQ(device.groups, expected);
   EXPECT_EQ(std::set<Target>(device.measured.begin(), device.measured.end()),
             std::set<Target>(targets.begin(), targets.end()));
   EXPECT_TRUE(calibration.missing.empty());
@@ -372,7 +400,7 @@ TEST(Session, InterruptedBetweenGroupsItGoesOnWithTheNext) {
   again.takes_turns = true;
   Kept more;
   EXPECT_TRUE(measure_missing(again, targets, {}, calibration, more.hooks(again)));
-  EXPECT_EQ(again.groups, (std::vector<std::size_t>{5, 5}));
+  EXPECT_EQ(again.groups, groups_of_a_layer);
   EXPECT_EQ(more.progress.front().done, loaded);
 }
 
@@ -391,7 +419,7 @@ TEST(Session, AGroupThatFailsIsMeasuredOneByOne) {
   SessionHooks hooks = kept.hooks(device);
   hooks.failed = [&](const std::string& target, const std::string&) { failed.push_back(target); };
   EXPECT_FALSE(measure_missing(device, targets, {}, calibration, hooks));
-  EXPECT_EQ(device.groups, (std::vector<std::size_t>{5, 5}));
+  EXPECT_EQ(device.groups, groups_of_a_layer);
   EXPECT_EQ(failed, std::vector<std::string>{to_string(targets[3])});
   EXPECT_EQ(calibration.missing, failed);
 }

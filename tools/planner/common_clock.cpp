@@ -9,6 +9,13 @@
 #include <vector>
 
 namespace plumb {
+
+Setting under_full_load(Setting setting) {
+  setting.idle_others = 0;
+  setting.others_compute = OthersCompute::as_in_steps;
+  return setting;
+}
+
 namespace {
 
 constexpr double million = 1e6;
@@ -78,9 +85,8 @@ Calibration at_common_clock(Calibration calibration) {
   for (const TimedWork& work : calibration.work) {
     if (!is_op(work) || !work.setting.others_busy || work.setting.of < 2 || work.setting.flushed) continue;
     // Partial loads meet a clock that hardly moves, which tells nothing: durations follow it as under full
-    // load.
-    Setting full = work.setting;
-    full.idle_others = 0;
+    // load beside what neighbours do in a step.
+    const Setting full = under_full_load(work.setting);
     if (!exponents.contains(full)) exponents[full] = clock_exponents(calibration, full);
     const std::pair<Setting, bool> company{work.setting, is_pair(work)};
     if (!clocks.contains(company)) clocks[company] = clock_in(calibration, work.setting, is_pair(work));
@@ -89,8 +95,7 @@ Calibration at_common_clock(Calibration calibration) {
     const auto common = clocks.find({work.setting, is_pair(work)});
     if (!is_op(work) || common == clocks.end() || common->second == 0 || work.time.sm_clock_mhz == 0)
       continue;
-    Setting full = work.setting;
-    full.idle_others = 0;
+    const Setting full = under_full_load(work.setting);
     const double exponent = exponents.at(full)[static_cast<std::size_t>(work.work.kind)];
     scale(work.time, std::pow(static_cast<double>(work.time.sm_clock_mhz) / common->second, exponent));
     work.time.sm_clock_mhz = common->second;

@@ -14,6 +14,9 @@ namespace plumb {
 inline constexpr std::size_t clocked_kinds = 5;
 constexpr bool is_clocked(WorkKind kind) { return kind != WorkKind::optimizer; }
 
+/// The setting among ranks that all compute, as they do in a step.
+Setting under_full_load(Setting setting);
+
 /// Of stages and layers in a setting: the middle one of the clocks that they were measured at. Pairs, which
 /// take more power, have one of their own. 0 where none was read.
 std::uint32_t clock_in(const Calibration& calibration, const Setting& setting, bool pairs);

@@ -45,6 +45,34 @@ std::optional<SharedPower::Load> load_in(const Calibration& calibration, const S
   return load;
 }
 
+/// How a layer's kind changes where the busy neighbours all compute one thing; 1 where that was not measured.
+double beside(const Calibration& calibration, std::size_t kind, OthersCompute what, const Setting& full,
+              double exponent) {
+  Setting company = full;
+  company.others_compute = what;
+  double there = 0;
+  double usual = 0;
+  for (const TimedWork& work : calibration.work) {
+    if (work.setting != company || work.work.name != "layer" || work.work.kind != kinds[kind]) continue;
+    const auto in_steps = find_duration(calibration, work.work, full);
+    if (!in_steps) return 1;
+    there += static_cast<double>(work.time.median.ns);
+    usual += static_cast<double>(in_steps->duration.ns);
+  }
+  const std::uint32_t clock = clock_in(calibration, company, false);
+  const std::uint32_t full_clock = clock_in(calibration, full, false);
+  if (there == 0 || usual == 0 || clock == 0 || full_clock == 0) return 1;
+  return there / usual * std::pow(static_cast<double>(clock) / full_clock, exponent);
+}
+
+constexpr std::array<OthersCompute, 3> companies{OthersCompute::forwards, OthersCompute::backwards,
+                                                 OthersCompute::pairs};
+
+std::size_t company_of(const Action& action) {
+  if (action.is_pair()) return 2;
+  return action.first().kind == OpKind::forward ? 0 : 1;
+}
+
 std::size_t kind_of(const Action& action) {
   return action.is_pair() ? pair_kind : static_cast<std::size_t>(action.first().kind);
 }
@@ -68,13 +96,14 @@ CostModel at_pace(CostModel cost, const std::array<std::int64_t, 5>& ppm) {
   return cost;
 }
 
-/// How many ranks compute, over time.
+/// How many ranks compute, or one sort of actions (company_of), over time.
 class BusyRanks {
  public:
-  explicit BusyRanks(const Timeline& timeline) {
+  explicit BusyRanks(const Timeline& timeline, std::optional<std::size_t> company = std::nullopt) {
     std::vector<std::pair<std::int64_t, int>> changes;
     for (const RankTimeline& rank : timeline.ranks) {
       for (const ComputeSpan& span : rank.compute) {
+        if (company && company_of(span.action) != *company) continue;
         changes.emplace_back(span.begin.ns, 1);
         changes.emplace_back(span.end.ns, -1);
       }
@@ -112,6 +141,20 @@ class BusyRanks {
   }
   std::vector<Knot> knots_;
 };
+
+/// What a span's action takes beside what its neighbours compute meanwhile, of what it takes beside those of
+/// full load.
+double company_factor(const SharedPower& power, const std::array<BusyRanks, 3>& sorts,
+                      const ComputeSpan& span, std::uint32_t ranks) {
+  double factor = 1;
+  if (ranks < 2) return factor;
+  for (std::size_t c = 0; c < sorts.size(); ++c) {
+    const double own = company_of(span.action) == c ? 1 : 0;
+    const double share = (sorts[c].mean(span.begin, span.end) - own) / (ranks - 1);
+    factor += share * (power.beside[kind_of(span.action)][c] - 1);
+  }
+  return factor;
+}
 
 /// Measured on an H200: within steps of 600 ms that its power limit slows, each op's duration is explained
 /// best by the load of its last 40 to 70 ms.
@@ -208,9 +251,7 @@ std::optional<SharedPower> shared_power(const Calibration& measured) {
   if (mhz == 0 || power.most_mhz == 0) return std::nullopt;
   std::set<Setting> partial;
   for (const TimedWork& work : calibration.work) {
-    Setting all = work.setting;
-    all.idle_others = 0;
-    if (work.setting.idle_others > 0 && all == full) partial.insert(work.setting);
+    if (work.setting.idle_others > 0 && under_full_load(work.setting) == full) partial.insert(work.setting);
   }
   for (const Setting& setting : partial) {
     if (const auto load = load_in(calibration, setting, full)) power.loads.push_back(*load);
@@ -224,6 +265,10 @@ std::optional<SharedPower> shared_power(const Calibration& measured) {
   };
   if (std::all_of(power.loads.begin(), power.loads.end(), knows_clocks))
     power.clock_exponent = clock_exponents(calibration, full);
+  for (std::size_t k = 0; k < pair_kind; ++k) {
+    for (std::size_t c = 0; c < companies.size(); ++c)
+      power.beside[k][c] = beside(calibration, k, companies[c], full, power.clock_exponent[k]);
+  }
   return power;
 }
 
@@ -242,6 +287,8 @@ Prediction predict_at_shared_power(const LoweredSchedule& schedule, const CostMo
   Prediction prediction = predict(schedule, paced, options, detail);
   for (int round = 0; round < most_rounds; ++round) {
     const BusyRanks busy(prediction.timeline);
+    const std::array<BusyRanks, 3> sorts{BusyRanks(prediction.timeline, 0), BusyRanks(prediction.timeline, 1),
+                                         BusyRanks(prediction.timeline, 2)};
     const StepClock clock = clock_of(power, prediction.timeline);
     paced.overrides = cost.overrides;
     for (std::uint32_t r = 0; r < schedule.ranks(); ++r) {
@@ -252,8 +299,11 @@ Prediction predict_at_shared_power(const LoweredSchedule& schedule, const CostMo
         const std::int64_t pace =
             power.pace_ppm(kind_of(span.action), busy.mean(span.begin, span.end) / schedule.ranks(),
                            clock.mean_mhz(span.begin, span.end));
+        const double company = company_factor(power, sorts, span, schedule.ranks());
         const ComputeSpan& base = alone.ranks[r].compute[i];
-        paced.overrides.push_back({Rank{r}, span.action, scaled(base.end - base.begin, pace)});
+        paced.overrides.push_back(
+            {Rank{r}, span.action,
+             scaled(base.end - base.begin, std::llround(static_cast<double>(pace) * company))});
       }
     }
     const Duration before = prediction.report.step_time;

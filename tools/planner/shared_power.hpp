@@ -29,6 +29,10 @@ struct SharedPower {
   std::uint32_t most_mhz = 0;  // what the chip could
   /// [kind] how durations follow the clock (clock_exponents); 0 where that was not measured.
   std::array<double, 5> clock_exponent{};
+  /// [kind][what all neighbours compute: forwards, backwards, pairs] what an op takes then, at one clock, of
+  /// what it takes beside those of full load; 1 where that was not measured.
+  using Company = std::array<double, 3>;
+  std::array<Company, 5> beside{{{1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}}};
   std::uint32_t full_mhz() const { return loads.back().sm_clock_mhz; }
   bool operator==(const SharedPower&) const = default;
 
@@ -63,7 +67,8 @@ std::optional<SharedPower> shared_power(const Calibration& calibration);
 /// leaves all ranks a higher clock: the one measured at the busy share of the last 50 ms (step_clock),
 /// between that of forwards and backwards and that of pairs by the time spent with each. Durations follow it
 /// as they did while they were calibrated (clock_exponent). What they gain beyond that is the neighbours'
-/// part of caches and memory: that goes by the ranks that are busy while the op runs. As both depend on the
+/// part of caches and memory: that goes by the ranks that are busy while the op runs, and by what those
+/// compute (beside). As both depend on the
 /// timeline, the step is predicted again until it stays. Without clock exponents everything goes by the ranks
 /// that are busy meanwhile; with full load alone, all ops go at the pace of the step's busy share. Messages
 /// and gradient reductions, which move memory, keep their durations.

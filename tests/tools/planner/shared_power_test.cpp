@@ -97,6 +97,32 @@ TEST(SharedPower, TheClocksShareOfAPaceGoesByTheClock) {
   EXPECT_DOUBLE_EQ(power.clock(0.5, 1), 1296);
 }
 
+// 1F1B on 2 ranks with 2 microbatches of F = 1 ms and B = 2 ms: rank 0 runs F0 F1 . B0 B1 and rank 1 . F0 B0
+// F1 B1. Nothing hangs on idle neighbours here. Beside a forward a forward takes 0.9 ms, beside a backward a
+// backward 2.2 ms, and a forward beside a backward 1.5 ms:
+//   0F0 is alone: 1 ms. 0F1 and 1F0 are beside each other, 0.9 ms, until 1.9. 1B0 is alone, until 3.9. Then
+//   0B0 is beside 1F1 (a backward beside a forward as ever) and, when that ends after 1.5 ms, beside 1B1.
+TEST(SharedPower, AnOpGoesByWhatItsNeighboursCompute) {
+  SharedPower power = full_load(1000, 2000);
+  power.loads.insert(power.loads.begin(), {0.5, 1000, power.loads.back().pace_ppm});
+  power.beside[0] = {0.9, 1.5, 1};
+  power.beside[3] = {1, 1.1, 1};
+  const Prediction prediction =
+      predict_at_shared_power(two_ranks(), milliseconds(1, 2), {}, power, Detail::actions);
+  const auto& first = prediction.timeline.ranks[0].compute;
+  const auto& second = prediction.timeline.ranks[1].compute;
+  const auto milli = [](const ComputeSpan& span) {
+    return static_cast<double>((span.end - span.begin).ns) / 1e6;
+  };
+  EXPECT_NEAR(milli(first[0]), 1, 1e-3);
+  EXPECT_NEAR(milli(first[1]), 0.9, 1e-3);
+  EXPECT_NEAR(milli(second[0]), 0.9, 1e-3);
+  EXPECT_NEAR(milli(second[1]), 2, 1e-3);
+  EXPECT_NEAR(milli(second[2]), 1.5, 1e-2);
+  // For d ms, of which d - 1.5 are beside a backward: d = 2 (1 + 0.1 (d - 1.5) / d), so d^2 = 2.2 d - 0.3.
+  EXPECT_NEAR(milli(first[2]), 2.0539, 1e-2);
+}
+
 TimedWork layer(WorkKind kind, std::int64_t ns, std::uint32_t mhz, std::uint32_t idle) {
   TimedWork work;
   work.work.name = "layer";
@@ -146,6 +172,26 @@ TEST(SharedPower, PartialLoadsAreMeasuredAgainstFullLoad) {
   EXPECT_EQ(power.loads[0].pace_ppm,
             (std::array<std::int64_t, 5>{900'000, 900'000, 900'000, 900'000, 750'000}));
   EXPECT_EQ(power.full_mhz(), 1400u) << "of 1,500 and three times 1,400; the pair's is its own";
+}
+
+// A forward takes 1,000 ns at 1,500 MHz in usual company, and 900 at 1,600 MHz among forwards. All of it
+// counts cycles, so that those are 900 x 1,600 / 1,500 = 960 at 1,500.
+TEST(SharedPower, WhatNeighboursComputeIsComparedAtOneClock) {
+  Calibration calibration;
+  calibration.provenance.most_sm_clock_mhz = 1980;
+  for (const std::uint32_t idle : {0u, 2u}) {
+    for (std::size_t k = 0; k < 5; ++k) {
+      calibration.work.push_back(layer(static_cast<WorkKind>(k), 1000, idle ? 1800 : 1500, idle));
+      calibration.work.back().time.clock_exponent_ppm = 1'000'000;
+    }
+  }
+  calibration.work.push_back(layer(WorkKind::forward, 900, 1600, 0));
+  calibration.work.back().setting.others_compute = OthersCompute::forwards;
+  const SharedPower power = *shared_power(calibration);
+  ASSERT_EQ(power.loads.size(), 2u) << "other company is no partial load";
+  EXPECT_NEAR(power.beside[0][0], 0.96, 1e-9);
+  EXPECT_EQ(power.beside[0][1], 1) << "nobody measured it";
+  EXPECT_EQ(power.beside[1], (SharedPower::Company{1, 1, 1}));
 }
 
 }  // namespace
