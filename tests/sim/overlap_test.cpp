@@ -117,8 +117,8 @@ TEST(Overlap, BehindADeferredPieceTheNextWaitsForTheOneBetween) {
   OpCost op = recipe({communicate(4), compute(10), communicate(3)});
   op.recipe[0].deferred = true;
   const PairCost alone = derive_alone(op, {});
-  EXPECT_EQ(alone.segments, (std::vector<PairSegment>{{false, 0, Duration{0}, Duration{4}},
-                                                      {false, 1, Duration{0}, Duration{10}},
+  EXPECT_EQ(alone.segments, (std::vector<PairSegment>{{false, 1, Duration{0}, Duration{10}},
+                                                      {false, 0, Duration{0}, Duration{4}},
                                                       {false, 2, Duration{10}, Duration{13}}}));
   EXPECT_EQ(alone.duration, Duration{13});
 }
