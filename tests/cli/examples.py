@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every command in README.md and guide/README.md does what it says, typed as it stands there, and every link leads somewhere.
+"""Every command in README.md and GUIDE.md does what it says, typed as it stands there, and every link leads somewhere.
 
 usage: examples.py PLUMB ROOT
 
@@ -17,7 +17,7 @@ import tempfile
 import unittest
 
 PLUMB, ROOT = os.path.abspath(sys.argv.pop(1)), os.path.abspath(sys.argv.pop(1))
-PAGES = ("README.md", "guide/README.md")
+PAGES = ("README.md", "GUIDE.md")
 LIMIT_S = 100
 # Two busy cores need 10 s for this one, and an unoptimised build with sanitizers minutes.
 TOO_LONG = "--devices 2048"
@@ -99,12 +99,12 @@ class Examples(unittest.TestCase):
                 if not target.startswith("http"):
                     self.assertTrue(os.path.exists(os.path.join(ROOT, os.path.dirname(page), target)), f"{page}: {target}")
 
-    def test_the_picture_is_what_the_tool_draws(self):
-        done = self.type("plumb compare 1f1b zb1p dualpipe --ranks 4 --microbatches 12 --svg three.svg "
-                         "--costs forward=1ms,backward_input=1ms,backward_weight=1ms,overlapped=3ms")
+    def test_the_picture_is_what_its_command_draws(self):
+        drawing = "results/2026-11-24-three-schedules"
+        done = self.type(read(f"{drawing}/command.txt"))
         self.assertEqual(done.returncode, 0, done.stderr)
-        with open(os.path.join(self.folder, "three.svg")) as drawn:
-            self.assertEqual(read("guide/three-schedules.svg"), drawn.read(), "draw it anew with the command in this test")
+        with open(os.path.join(self.folder, "three-schedules.svg")) as drawn:
+            self.assertEqual(read(f"{drawing}/three-schedules.svg"), drawn.read(), f"draw it anew with {drawing}/command.txt")
 
 
 if __name__ == "__main__":
