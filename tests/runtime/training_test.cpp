@@ -9,11 +9,13 @@
 #include "schedules/ir/error.hpp"
 #include "schedules/model/parameters.hpp"
 
+#include <atomic>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <thread>
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -266,6 +268,39 @@ TEST(Checkpoint, TheTwoNewestAreKept) {
     names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   EXPECT_EQ(names, (std::vector<std::string>{"step-00000003", "step-00000004"}));
+}
+
+// A checkpoint with two thousand files more than its own takes long enough to remove to be seen: it is whole
+// for as long as it has its name, since whoever is killed in the middle of it leaves what is there.
+TEST(Checkpoint, AnOldOneLosesItsNameBeforeItLosesAFile) {
+  const Folder folder;
+  const TrainingPlan plan = named("1f1b", 2, 4);
+  auto workers = make_cpu_workers(plan);
+  const auto save = [&](std::uint64_t step) {
+    run_together(workers, [&](Worker& worker) { save_checkpoint(worker, plan, folder.path(), step); });
+  };
+  save(1);
+  save(2);
+  const fs::path oldest = fs::path(folder.path()) / "step-00000001";
+  for (int i = 0; i < 2000; ++i) std::ofstream(oldest / ("more-" + std::to_string(i)));
+  const auto files = [&] {
+    std::size_t count = 0;
+    std::error_code gone;
+    for (fs::directory_iterator at(oldest, gone); !gone && at != fs::directory_iterator(); at.increment(gone))
+      ++count;
+    return count;
+  };
+  const std::size_t whole = files();
+  std::atomic<bool> torn{false};
+  std::thread watcher([&] {
+    while (fs::exists(oldest)) {
+      // What lost its name meanwhile may be counted halfway.
+      if (files() < whole && fs::exists(oldest)) torn = true;
+    }
+  });
+  save(3);
+  watcher.join();
+  EXPECT_FALSE(torn);
 }
 
 // Every byte a token, wherever the piece comes from; the target is the token behind.
